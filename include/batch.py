@@ -1,0 +1,116 @@
+"""What one task hands to the next: a few hundred bytes, never rows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, Self, get_args, get_type_hints
+
+Mode = Literal["first", "incremental", "full", "window"]
+"""`first`: no earlier load. `incremental`: from the watermark on. `full`: every row again. `window`: a backfill."""
+
+
+def to_text(instant: datetime) -> str:
+    """UTC ISO text with six digits, the one form a watermark is kept in."""
+    return instant.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+class _Message:
+    """A frozen dataclass that passes through XCom as JSON: instants as text with all their digits."""
+
+    def to_json(self) -> dict[str, Any]:
+        values = asdict(self)  # type: ignore[call-overload]
+        return {key: to_text(value) if isinstance(value, datetime) else value for key, value in values.items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        hints = get_type_hints(cls)
+        instants = {name for name, hint in hints.items() if datetime in (hint, *get_args(hint))}
+        return cls(
+            **{
+                key: datetime.fromisoformat(value) if key in instants and value is not None else value
+                for key, value in values.items()
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Horizon(_Message):
+    """An instant below which no transaction of the source can still commit a row it stamped.
+
+    Attributes:
+        at: The horizon: the start of the oldest open transaction, or the clock where there is none.
+        read_at: The source's clock at that moment.
+        may_advance: False while a prepared transaction exists: it is invisible among the sessions.
+        held_by: Who holds the horizon back, for the log; None where nobody does.
+    """
+
+    at: datetime
+    read_at: datetime
+    may_advance: bool = True
+    held_by: str | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """The slice of one table that one run reads, half-open: `lower <= cursor < upper`.
+
+    Attributes:
+        mode: See `Mode`.
+        lower: First instant read; None reads from the beginning.
+        upper: First instant not read; None reads everything the snapshot shows.
+        mark: The watermark after the load; None leaves it alone.
+    """
+
+    mode: Mode
+    lower: datetime | None
+    upper: datetime | None
+    mark: datetime | None
+
+
+@dataclass(frozen=True)
+class Batch(_Message):
+    """Rows of one table, staged in the warehouse in `_elt.staging_<extraction_id>` and not yet loaded.
+
+    Attributes:
+        run_id: Airflow run that extracted it; stamped on its rows.
+        extraction_id: Number drawn for this attempt; a later attempt has a larger one.
+        after_load_id: Newest load of the table when this extraction began; only later ones can conflict with it.
+        snapshot_xmax: With `snapshot_running`, the read snapshot's place in the order of the source's snapshots.
+        window_start: First cursor value read, if bounded.
+        window_end: First cursor value not read, if bounded.
+        watermark_before: The Airflow Variable as this extraction read it.
+        started_at: Begin of the extraction by the warehouse's clock.
+    """
+
+    source: str
+    table: str
+    run_id: str
+    extraction_id: int
+    after_load_id: int
+    mode: Mode
+    window_start: datetime | None
+    window_end: datetime | None
+    horizon: datetime
+    mark: datetime | None
+    watermark_before: str | None
+    snapshot_xmax: int
+    snapshot_running: int
+    rows_extracted: int
+    bytes_extracted: int
+    started_at: datetime
+
+
+@dataclass(frozen=True)
+class LoadResult(_Message):
+    """What a load did, as its ledger row says. `mark` is None where the watermark stays."""
+
+    source: str
+    table: str
+    mode: Mode
+    mark: datetime | None
+    rows_extracted: int
+    rows_inserted: int
+    rows_updated: int
+    rows_deleted: int
+    loaded_at: datetime

@@ -1,0 +1,114 @@
+"""What the catalogs say of a table, and what has to change in raw before its rows fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import structlog
+from psycopg.rows import class_row
+
+from include.errors import ConfigError, DriftError, TerminalError
+from include.sessions import Connection, relation_text
+from include.sources import LOADED_COLUMNS, TableSpec
+from include.sql import statement
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column; `type` is its SQL spelling with modifiers, schema-qualified outside pg_catalog."""
+
+    name: str
+    type: str
+    is_not_null: bool
+
+
+def columns_of(connection: Connection, schema: str, table: str) -> tuple[Column, ...]:
+    """Columns in their order, empty where the relation does not exist. Needs no privilege on it."""
+    with connection.cursor(row_factory=class_row(Column)) as cursor:
+        return tuple(cursor.execute(statement("columns"), {"relation": relation_text(schema, table)}))
+
+
+def source_columns(connection: Connection, spec: TableSpec) -> tuple[Column, ...]:
+    """Columns of the source table, checked against what its entry declares.
+
+    Raises:
+        ConfigError: the table, its key or its cursor does not exist or has the wrong type.
+        TerminalError: the role may not read it.
+    """
+    columns = columns_of(connection, spec.schema_name, spec.identifier)
+    relation = relation_text(spec.schema_name, spec.identifier)
+    if not columns:
+        raise ConfigError(
+            f"{spec.name}: {relation} does not exist in database {connection.info.dbname!r} on "
+            f"{connection.info.host}:{connection.info.port}; create it, or correct `schema` or `identifier`"
+        )
+    row = connection.execute("select has_table_privilege(%s, 'select')", (relation,)).fetchone()
+    if row is None or not row[0]:
+        raise TerminalError(
+            f"{spec.name}: role {connection.info.user!r} may not read it; "
+            f'run on the source: grant select on {relation} to "{connection.info.user}"'
+        )
+    types = {column.name: column.type for column in columns}
+    for name in (*spec.key, *([spec.cursor] if spec.cursor else [])):
+        if name not in types:
+            raise ConfigError(f"{spec.name}: column {name!r} does not exist; it has {', '.join(types)}")
+    for name in LOADED_COLUMNS:
+        if name in types:
+            raise ConfigError(f"{spec.name}: column {name!r} is a name that loading adds; rename it in the source")
+    if spec.cursor:
+        _check_cursor(spec, types[spec.cursor])
+    return columns
+
+
+def _check_cursor(spec: TableSpec, cursor_type: str) -> None:
+    plain = cursor_type.split("(")[0]
+    if "with time zone" in cursor_type and plain.startswith("timestamp"):
+        return
+    if "without time zone" in cursor_type and plain.startswith("timestamp"):
+        if spec.cursor_zone:
+            return
+        raise ConfigError(
+            f"{spec.name}: cursor {spec.cursor!r} has no time zone; declare the writers' one with `cursor_zone:`"
+        )
+    raise ConfigError(f"{spec.name}: cursor {spec.cursor!r} is {cursor_type}; only timestamps work, or `mode: full`")
+
+
+def check_types(warehouse: Connection, spec: TableSpec, columns: tuple[Column, ...]) -> None:
+    """Refuse a table whose types the warehouse does not have.
+
+    Raises:
+        TerminalError: names the types to create.
+    """
+    wanted = [column.type for column in columns]
+    missing = [row[0] for row in warehouse.execute(statement("missing_types"), {"types": wanted})]
+    if missing:
+        raise TerminalError(
+            f"{spec.name}: the warehouse has no type {', '.join(missing)}; create it there as the source has it"
+        )
+
+
+def added_columns(spec: TableSpec, source: tuple[Column, ...], raw: tuple[Column, ...]) -> list[Column]:
+    """Columns that raw lacks. A column gone from the source stays in raw and is NULL from then on.
+
+    Raises:
+        DriftError: a column changed its type; carries the DDL to run.
+    """
+    have = {column.name: column for column in raw}
+    for column in source:
+        old = have.get(column.name)
+        if old and old.type != column.type:
+            raise DriftError(
+                f"{spec.name}: column {column.name!r} is {column.type} in the source and {old.type} in raw; run in the "
+                f"warehouse: alter table {relation_text(spec.raw_schema, spec.table)} "
+                f'alter column "{column.name}" type {column.type}, then clear this task'
+            )
+    gone = have.keys() - {column.name for column in source} - set(LOADED_COLUMNS)
+    if gone:
+        log.warning(
+            "columns are gone from the source: kept in raw, NULL from now on",
+            table=spec.name,
+            gone=sorted(gone),
+        )
+    return [column for column in source if column.name not in have]

@@ -1,0 +1,113 @@
+"""Cosmos's local dbt operators, run inside the task's own process with the manifest that was parsed once.
+
+Stock Cosmos 1.15.1 copies the project, writes a profile and parses everything again for each task, which costs more
+than most models. These subclasses keep what its operators give (one node a task, compiled SQL in the UI) and replace
+`run_command` alone. They become unnecessary once Cosmos passes a manifest to `dbtRunner`
+(docs/decisions.md has the measurement).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseHook, Connection, Context
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
+from airflow.sdk.exceptions import AirflowSkipException
+from cosmos.dbt.project import environ
+from cosmos.operators.local import (
+    DbtLocalBaseOperator,
+    DbtRunLocalOperator,
+    DbtSeedLocalOperator,
+    DbtSnapshotLocalOperator,
+    DbtTestLocalOperator,
+)
+
+from include.dbt_project import PROFILE, PROJECT_DIR, TARGET, load_manifest, profile_environment
+
+if TYPE_CHECKING:
+    from dbt.cli.main import dbtRunnerResult
+
+CONNECTIONS = ("warehouse_dbt", "warehouse")
+"""Connections dbt may use, best first: a role of its own, else the one that loads."""
+
+QUIET = ("--no-use-colors", "--no-write-json", "--no-populate-cache", "--log-level-file", "none")
+
+
+def dbt_connection() -> Connection:
+    """The Airflow connection dbt works through."""
+    for conn_id in CONNECTIONS[:-1]:
+        try:
+            return BaseHook.get_connection(conn_id)
+        except AirflowNotFoundException:
+            continue
+    return BaseHook.get_connection(CONNECTIONS[-1])
+
+
+class _InProcess(DbtLocalBaseOperator):
+    """Runs one dbt node through `dbtRunner`, honouring the run's `dbt_select`, `dbt_vars` and `full_refresh`."""
+
+    def execute(self, context: Context, **kwargs: Any) -> None:
+        params = context["params"]
+        if chosen := params.get("dbt_select"):
+            # A comma intersects: of each part of the user's selection, this node alone.
+            self.select = " ".join(f"{self.select},{part}" for part in chosen.split())
+        if variables := params.get("dbt_vars"):
+            self.vars = {**(self.vars or {}), **variables}
+        if params.get("full_refresh") and hasattr(self, "full_refresh"):
+            self.full_refresh = True
+        super().execute(context, **kwargs)
+
+    def run_command(
+        self, cmd: list[str], env: dict[str, Any], context: Context, *args: Any, **kwargs: Any
+    ) -> dbtRunnerResult:
+        """Invoke dbt on the node; `cmd` is Cosmos's command line without its project and profile flags."""
+        from dbt.cli.main import dbtRunner
+
+        # Variables may change what the project parses to: dbt has to read it again.
+        manifest = None if self.vars else load_manifest()
+        with TemporaryDirectory() as folder, environ(env | profile_environment(dbt_connection().get_uri())):
+            target = Path(folder) / "target"
+            arguments = [*cmd[1:], "--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR)]
+            arguments += ["--profile", PROFILE, "--target", TARGET, "--target-path", str(target), "--log-path", folder]
+            result = dbtRunner(manifest=manifest).invoke([*arguments, *QUIET])
+            self.store_compiled_sql(folder, context)
+            self._override_rtif(context)
+        if result.success and not result.result.results:
+            raise AirflowSkipException(f"not selected by dbt_select {context['params'].get('dbt_select')!r}")
+        if not result.success:
+            self.conclude(result)
+        return result
+
+    def conclude(self, result: dbtRunnerResult) -> None:
+        """Turn a failed invocation into the task's error; Airflow retries it."""
+        if result.exception:
+            raise AirflowException(f"dbt stopped: {result.exception}")
+        raise AirflowException("; ".join(f"{each.node.name}: {each.message}" for each in result.result.results))
+
+
+class DbtRun(_InProcess, DbtRunLocalOperator):
+    """Builds one model."""
+
+
+class DbtSeed(_InProcess, DbtSeedLocalOperator):
+    """Loads one seed."""
+
+
+class DbtSnapshot(_InProcess, DbtSnapshotLocalOperator):
+    """Takes one snapshot."""
+
+
+class DbtTest(_InProcess, DbtTestLocalOperator):
+    """Runs one data test. Failing rows fail the task at once: a retry finds the same rows."""
+
+    def conclude(self, result: dbtRunnerResult) -> None:
+        failed = [] if result.exception else [each for each in result.result.results if each.status == "fail"]
+        for each in failed:
+            rows = each.node.relation_name
+            raise AirflowFailException(
+                f"dbt test {each.node.name} failed: {each.message}"
+                + (f"; the rows: select * from {rows}" if rows else "")
+            )
+        super().conclude(result)

@@ -1,0 +1,62 @@
+"""The safe horizon: how far the watermark may move without leaving a row behind.
+
+A transaction stamps its rows when it begins and shows them when it commits. The horizon is therefore the start of the
+oldest transaction still open, read before the snapshot that reads rows; see docs/decisions.md for the measurement.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import structlog
+from psycopg.rows import namedtuple_row
+
+from include.batch import Horizon, to_text
+from include.errors import TerminalError
+from include.sessions import Connection
+from include.sql import statement
+
+log = structlog.get_logger(__name__)
+
+WORTH_NAMING = timedelta(minutes=1)
+
+
+def read_horizon(connection: Connection, source: str) -> Horizon:
+    """Read the horizon of a source database, in a transaction of its own.
+
+    Args:
+        connection: A pinned session on the source, in autocommit mode.
+        source: Name of the dbt source, for messages.
+
+    Raises:
+        TerminalError: a hot standby, or a role that cannot see other sessions: "sees nobody" is not "nobody is there".
+    """
+    with connection.cursor(row_factory=namedtuple_row) as cursor:
+        row = cursor.execute(statement("horizon")).fetchone()
+    if row.in_recovery:
+        raise TerminalError(
+            f"source {source!r} is a hot standby, which does not show the primary's open transactions: "
+            f"point AIRFLOW_CONN_{source.upper()} at the primary"
+        )
+    if not row.sees_all_sessions:
+        role = connection.info.user
+        raise TerminalError(
+            f"role {role!r} cannot see the open transactions of source {source!r}; "
+            f'run there as superuser: grant pg_read_all_stats to "{role}"'
+        )
+    holder = _holder(row.pid, row.usename, row.application_name, row.at, row.read_at)
+    say = log.bind(source=source, horizon=to_text(row.at))
+    if row.has_prepared:
+        say.warning("a prepared transaction is open: rows are read, the watermark stays (see pg_prepared_xacts)")
+    elif holder:
+        say.warning("an open transaction holds the watermark back; rows still land", held_by=holder)
+    else:
+        say.info("horizon read")
+    return Horizon(row.at, row.read_at, may_advance=not row.has_prepared, held_by=holder)
+
+
+def _holder(pid: int | None, user: str, application: str, at: datetime, read_at: datetime) -> str | None:
+    age = read_at - at
+    if pid is None or age < WORTH_NAMING:
+        return None
+    return f"pid {pid} ({user}, {application or 'no application name'}), in a transaction for {age}"

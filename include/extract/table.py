@@ -1,0 +1,169 @@
+"""Extract one table: stream the rows of its window into a staging table of the warehouse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+from psycopg import sql
+from psycopg.rows import class_row
+
+from include.batch import Batch, Horizon, Window
+from include.catalog import Column, added_columns, check_types, columns_of, source_columns
+from include.errors import TerminalError, TransientError
+from include.extract.stream import stream
+from include.load import ledger
+from include.sessions import Connection, identifiers, snapshot
+from include.sources import TableSpec
+from include.sql import statement
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """A read snapshot's place among the source's snapshots, and the source's clock when it was taken."""
+
+    snapshot_xmax: int
+    snapshot_running: int
+    taken_at: datetime
+
+
+def extract_table(
+    source: Connection,
+    warehouse: Connection,
+    spec: TableSpec,
+    run_id: str,
+    window: Window,
+    horizon: Horizon,
+    watermark_before: str | None = None,
+) -> Batch:
+    """Stage the rows of one window, counted on both sides.
+
+    Leaves raw, ledger and Variable as they are. May be repeated at any time: every attempt stages a table of its own.
+
+    Args:
+        source: A pinned read-only session on the source.
+        warehouse: A pinned session of the loader role.
+        spec: The table.
+        run_id: Airflow run; stamped on the rows.
+        window: What to read.
+        horizon: Read before this call, never after: it has to be older than the snapshot taken here.
+        watermark_before: The Variable's value that led to `window`.
+
+    Raises:
+        TerminalError: table, privilege, type or cursor is not as declared; nothing was written.
+        TransientError, psycopg.OperationalError: a server or the network failed; trying again helps.
+    """
+    columns = _preflight(source, warehouse, spec)
+    # Drawn before the snapshot: a load with a larger number may have seen newer rows, one with a smaller cannot.
+    ticket = ledger.begin(warehouse, spec, run_id)
+    with snapshot(source):
+        seen = _take_snapshot(source, spec)
+        if source_columns(source, spec) != columns:
+            raise TransientError(f"{spec.name}: its columns changed while it was about to be read; try again")
+        _refuse_null_cursors(source, spec, columns)
+        with warehouse.transaction():
+            warehouse.execute(_create_staging(ticket, columns))
+            copied = stream(source, copy_out(spec, columns, window), warehouse, _copy_in(ticket, columns))
+            if window.mode == "incremental":
+                _warn_of_future_cursors(warehouse, spec, ticket, seen)
+            ledger.still_current(warehouse, spec, ticket)
+    log.info("extracted", table=spec.name, mode=window.mode, rows=copied.rows, bytes=copied.bytes)
+    return Batch(
+        source=spec.source,
+        table=spec.table,
+        run_id=run_id,
+        extraction_id=ticket.extraction_id,
+        after_load_id=ticket.after_load_id,
+        mode=window.mode,
+        window_start=window.lower,
+        window_end=window.upper,
+        horizon=horizon.at,
+        mark=window.mark if spec.cursor else None,
+        watermark_before=watermark_before,
+        snapshot_xmax=seen.snapshot_xmax,
+        snapshot_running=seen.snapshot_running,
+        rows_extracted=copied.rows,
+        bytes_extracted=copied.bytes,
+        started_at=ticket.started_at,
+    )
+
+
+def copy_out(spec: TableSpec, columns: tuple[Column, ...], window: Window) -> sql.Composed:
+    """`copy (select … where lower <= cursor < upper) to stdout` for a window; instants as literals, COPY binds none."""
+    bounds: list[sql.Composable] = []
+    if spec.cursor:
+        for bound, comparison in ((window.lower, ">="), (window.upper, "<")):
+            if bound:
+                column, operator = sql.Identifier(spec.cursor), sql.SQL(comparison)  # type: ignore[arg-type]
+                bounds.append(sql.SQL(" ").join((column, operator, _instant(spec, bound))))
+    where: sql.Composable = sql.SQL(" and ").join(bounds)
+    if bounds and spec.cursor and spec.null_cursor == "always":
+        where = sql.SQL("({}) or {} is null").format(where, sql.Identifier(spec.cursor))
+    return sql.SQL("copy (select {columns} from {table}{where}) to stdout").format(
+        columns=identifiers([column.name for column in columns]),
+        table=sql.Identifier(spec.schema_name, spec.identifier),
+        where=sql.SQL(" where ") + where if bounds else sql.SQL(""),
+    )
+
+
+def _instant(spec: TableSpec, instant: datetime) -> sql.Composable:
+    literal = sql.Literal(instant)
+    if spec.cursor_zone is None:
+        return literal
+    return sql.SQL("({} at time zone {})").format(literal, sql.Literal(spec.cursor_zone))
+
+
+def _preflight(source: Connection, warehouse: Connection, spec: TableSpec) -> tuple[Column, ...]:
+    columns = source_columns(source, spec)
+    check_types(warehouse, spec, columns)
+    added_columns(spec, columns, columns_of(warehouse, spec.raw_schema, spec.table))
+    return columns
+
+
+def _take_snapshot(source: Connection, spec: TableSpec) -> _Snapshot:
+    """Lock the table, then take the snapshot: after it, a TRUNCATE or rewrite would make the table look empty to us."""
+    relation = sql.Identifier(spec.schema_name, spec.identifier)
+    source.execute(sql.SQL("lock table {} in access share mode").format(relation))
+    with source.cursor(row_factory=class_row(_Snapshot)) as cursor:
+        seen = cursor.execute(statement("snapshot")).fetchone()
+    assert seen is not None
+    return seen
+
+
+def _refuse_null_cursors(source: Connection, spec: TableSpec, columns: tuple[Column, ...]) -> None:
+    nullable = {column.name for column in columns if not column.is_not_null}
+    if spec.cursor not in nullable or spec.null_cursor == "always":
+        return
+    query = sql.SQL("select exists (select 1 from {} where {} is null)")
+    relation = sql.Identifier(spec.schema_name, spec.identifier)
+    row = source.execute(query.format(relation, sql.Identifier(spec.cursor))).fetchone()
+    if row and row[0]:
+        raise TerminalError(
+            f"{spec.name}: rows with NULL in cursor {spec.cursor!r} would never be read; "
+            "fill them, or set `null_cursor: always` to read them in every run"
+        )
+
+
+def _create_staging(ticket: ledger.Ticket, columns: tuple[Column, ...]) -> sql.Composed:
+    # The type's spelling comes from format_type() of the source's catalog, already quoted.
+    definitions = [sql.Identifier(c.name) + sql.SQL(" " + c.type) for c in columns]  # type: ignore[arg-type]
+    return sql.SQL("create table {} ({})").format(ticket.staging, sql.SQL(", ").join(definitions))
+
+
+def _copy_in(ticket: ledger.Ticket, columns: tuple[Column, ...]) -> sql.Composed:
+    # FREEZE: the table was created in this transaction; a reader with an older snapshot sees all of it or nothing.
+    names = identifiers([column.name for column in columns])
+    return sql.SQL("copy {} ({}) from stdin (freeze)").format(ticket.staging, names)
+
+
+def _warn_of_future_cursors(warehouse: Connection, spec: TableSpec, ticket: ledger.Ticket, seen: _Snapshot) -> None:
+    assert spec.cursor is not None
+    query = sql.SQL("select count(*) from {} where {} > {}")
+    row = warehouse.execute(
+        query.format(ticket.staging, sql.Identifier(spec.cursor), _instant(spec, seen.taken_at))
+    ).fetchone()
+    if row and row[0]:
+        log.warning("rows carry a cursor in the future: read again until it passes", table=spec.name, rows=row[0])

@@ -1,0 +1,127 @@
+"""The ledger in the warehouse: what was loaded, and which extractions are under way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+from psycopg import sql
+from psycopg.rows import class_row, namedtuple_row
+
+from include.errors import TerminalError
+from include.sessions import Connection
+from include.sources import TableSpec
+from include.sql import statement
+from include.watermark import LastMark
+
+log = structlog.get_logger(__name__)
+
+SCHEMA = "_elt"
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A begun extraction: its number, the newest load it follows and its begin by the warehouse's clock."""
+
+    extraction_id: int
+    after_load_id: int
+    started_at: datetime
+
+    @property
+    def staging(self) -> sql.Identifier:
+        """The table it stages its rows in."""
+        return staging_table(self.extraction_id)
+
+
+def staging_table(extraction_id: int) -> sql.Identifier:
+    """Staging table of an extraction; named by number, so that no source name can outgrow 63 bytes."""
+    return sql.Identifier(SCHEMA, f"staging_{extraction_id}")
+
+
+def lock(connection: Connection, name: str) -> None:
+    """Take the warehouse-wide lock `name` until the transaction ends; waits `lock_timeout` at most."""
+    connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"elt:{name}",))
+
+
+def ensure(connection: Connection, raw_schema: str) -> None:
+    """Create the ledger and a raw schema where they are missing."""
+    exists = "select to_regclass('_elt.extraction') is not null and to_regnamespace(%s) is not null"
+    quoted = sql.Identifier(raw_schema).as_string()
+    row = connection.execute(exists, (quoted,)).fetchone()
+    if row and row[0]:
+        return
+    with connection.transaction():
+        lock(connection, "schema")
+        for schema in (SCHEMA, raw_schema):
+            row = connection.execute("select to_regnamespace(%s)", (sql.Identifier(schema).as_string(),)).fetchone()
+            if row is None or row[0] is None:
+                connection.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
+        connection.execute(statement("create_ledger"))
+
+
+def last_mark(connection: Connection, spec: TableSpec) -> LastMark | None:
+    """The newest load of the table that moved its watermark."""
+    with connection.cursor(row_factory=class_row(LastMark)) as cursor:
+        return cursor.execute(statement("last_mark"), {"source": spec.source, "table": spec.table}).fetchone()
+
+
+def begin(connection: Connection, spec: TableSpec, run_id: str) -> Ticket:
+    """Draw the number of a new extraction; committed at once, before the read snapshot is taken."""
+    with connection.cursor(row_factory=class_row(Ticket)) as cursor:
+        values = {"source": spec.source, "table": spec.table, "run_id": run_id}
+        ticket = cursor.execute(statement("begin_extraction"), values).fetchone()
+    assert ticket is not None
+    return ticket
+
+
+def still_current(connection: Connection, spec: TableSpec, ticket: Ticket) -> None:
+    """Hold the extraction's row until the transaction ends.
+
+    Raises:
+        TerminalError: a later attempt has discarded this one meanwhile; what it staged must not be committed.
+    """
+    query = "select 1 from _elt.extraction where extraction_id = %s for share"
+    if connection.execute(query, (ticket.extraction_id,)).fetchone() is None:
+        raise TerminalError(f"{spec.name}: a later attempt has taken over; this one stops without a change")
+
+
+def discard_leftovers(connection: Connection, spec: TableSpec, is_over: Callable[[str], bool]) -> None:
+    """Drop what dead attempts at this table staged.
+
+    Args:
+        connection: A warehouse session.
+        spec: The table.
+        is_over: Whether a run id can no longer load what it staged.
+    """
+    with connection.cursor(row_factory=namedtuple_row) as cursor:
+        rows = cursor.execute(
+            "select extraction_id, run_id from _elt.extraction where source = %s and table_name = %s",
+            (spec.source, spec.table),
+        ).fetchall()
+    for row in rows:
+        if is_over(row.run_id):
+            discard(connection, row.extraction_id)
+            log.info(
+                "leftover staging dropped",
+                table=spec.name,
+                run_id=row.run_id,
+                extraction_id=row.extraction_id,
+            )
+
+
+def discard(connection: Connection, extraction_id: int) -> None:
+    """Forget an extraction and drop what it staged."""
+    with connection.transaction():
+        connection.execute(sql.SQL("drop table if exists {}").format(staging_table(extraction_id)))
+        connection.execute("delete from _elt.extraction where extraction_id = %s", (extraction_id,))
+
+
+def mark_published(connection: Connection, spec: TableSpec) -> None:
+    """Note that the Variable now shows the ledger's mark: a lower value seen later is a person's edit."""
+    connection.execute(
+        "update _elt.load_ledger set watermark_published_at = clock_timestamp() "
+        "where source = %s and table_name = %s and mark is not null and watermark_published_at is null",
+        (spec.source, spec.table),
+    )

@@ -1,0 +1,303 @@
+"""Publish a staged batch: raw and ledger change in one transaction, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+from psycopg import errors, sql
+from psycopg.rows import class_row, namedtuple_row
+
+from include.batch import Batch, LoadResult
+from include.catalog import Column, added_columns, columns_of
+from include.errors import TerminalError
+from include.load import ledger
+from include.sessions import Connection, identifiers
+from include.sources import TableSpec
+from include.sql import statement
+
+log = structlog.get_logger(__name__)
+
+ANALYZE_FROM_ROWS = 10_000
+"""Changed rows from which the planner's statistics are refreshed at once: dbt reads the table next."""
+
+
+@dataclass(frozen=True)
+class _Load:
+    """What one publish works on: a batch, the columns it staged and the instant its rows are stamped with."""
+
+    spec: TableSpec
+    batch: Batch
+    columns: tuple[Column, ...]
+    loaded_at: datetime
+
+    @property
+    def raw(self) -> sql.Identifier:
+        return sql.Identifier(self.spec.raw_schema, self.spec.table)
+
+    @property
+    def staging(self) -> sql.Identifier:
+        return ledger.staging_table(self.batch.extraction_id)
+
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Rows a publish changed."""
+
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+
+
+def load_batch(connection: Connection, spec: TableSpec, batch: Batch) -> LoadResult:
+    """Publish a staged batch in raw and record it in the ledger, in one transaction.
+
+    Repeating it is harmless: a batch that the ledger already holds is not applied again. Readers see raw before or
+    after the load, never between. A row that a newer snapshot already brought is left as it is.
+
+    Args:
+        connection: A pinned session of the loader role.
+        spec: The table.
+        batch: From `extract_table`.
+
+    Raises:
+        TerminalError: the key is not unique or NULL, the batch is no longer staged, or a later attempt of the same
+            run already loaded the table.
+        psycopg.OperationalError: server, network or lock time-out; trying again helps.
+    """
+    with _readable_key_errors(spec), connection.transaction():
+        # A transaction that only waits is never durable by accident: whatever the server's default, this one flushes.
+        connection.execute("set local synchronous_commit = on")
+        ledger.lock(connection, spec.name)
+        earlier = _find_load(connection, batch)
+        if earlier:
+            log.info("this batch was loaded before: nothing to do", table=spec.name)
+            return earlier
+        newer = _newer_loads(connection, spec, batch)
+        load = _Load(spec, batch, _staged_columns(connection, spec, batch), _next_loaded_at(connection, spec))
+        raw_columns = columns_of(connection, spec.raw_schema, spec.table)
+        if raw_columns:
+            counts = _merge(connection, load, raw_columns, newer)
+        else:
+            _refuse_a_part_as_the_whole(connection, load)
+            counts = _adopt(connection, load)
+        _record(connection, load, counts)
+    if counts.inserted + counts.updated >= ANALYZE_FROM_ROWS:
+        connection.execute(sql.SQL("analyze {}").format(load.raw))
+    result = _find_load(connection, batch)
+    assert result is not None
+    log.info("loaded", **result.to_json())
+    return result
+
+
+def _find_load(connection: Connection, batch: Batch) -> LoadResult | None:
+    with connection.cursor(row_factory=class_row(LoadResult)) as cursor:
+        return cursor.execute(statement("find_load"), {"extraction_id": batch.extraction_id}).fetchone()
+
+
+def _newer_loads(connection: Connection, spec: TableSpec, batch: Batch) -> list[datetime]:
+    """`_loaded_at` of loads whose snapshot is newer than the batch's: their rows must not be replaced.
+
+    Raises:
+        TerminalError: a later attempt of the same run has loaded: this one is a zombie.
+    """
+    values = {"source": spec.source, "table": spec.table, "after_load_id": batch.after_load_id}
+    with connection.cursor(row_factory=namedtuple_row) as cursor:
+        loads = cursor.execute(statement("overlapping_loads"), values).fetchall()
+    if any(load.run_id == batch.run_id and load.extraction_id > batch.extraction_id for load in loads):
+        raise TerminalError(
+            f"{spec.name}: a later attempt of run {batch.run_id} has already loaded; this one stops without a change"
+        )
+    mine = (batch.snapshot_xmax, -batch.snapshot_running)
+    return [load.loaded_at for load in loads if (load.snapshot_xmax, -load.snapshot_running) > mine]
+
+
+def _staged_columns(connection: Connection, spec: TableSpec, batch: Batch) -> tuple[Column, ...]:
+    columns = columns_of(connection, ledger.SCHEMA, f"staging_{batch.extraction_id}")
+    staged = -1
+    if columns:
+        count = sql.SQL("select count(*) from {}").format(ledger.staging_table(batch.extraction_id))
+        staged = connection.execute(count).fetchone()[0]  # type: ignore[index]
+    if staged != batch.rows_extracted:
+        found = f"{staged} of {batch.rows_extracted} rows" if columns else "nothing"
+        raise TerminalError(
+            f"{spec.name}: {found} staged for run {batch.run_id}; clear the table's extract task, which reads it again"
+        )
+    return columns
+
+
+def _next_loaded_at(connection: Connection, spec: TableSpec) -> datetime:
+    row = connection.execute(statement("next_loaded_at"), {"source": spec.source, "table": spec.table}).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def _refuse_a_part_as_the_whole(connection: Connection, load: _Load) -> None:
+    """Raw is gone, but the ledger says it was loaded: a slice of the table must not take its place."""
+    if load.batch.window_start is not None and ledger.last_mark(connection, load.spec):
+        raise TerminalError(
+            f"{load.spec.name}: {load.spec.raw_schema}.{load.spec.table} was dropped after this slice was read; "
+            "clear the table's extract task: without the raw table it reads everything (a backfill: after a normal run)"
+        )
+
+
+def _adopt(connection: Connection, load: _Load) -> _Counts:
+    """First load: the staging table itself becomes raw.
+
+    The key is built after the rows, and the three columns are added with constant defaults, which the catalog keeps:
+    no row is written a second time.
+    """
+    stamp = sql.SQL(
+        "alter table {staging} add column _loaded_at timestamptz not null default {loaded_at}, "
+        "add column _run_id text not null default {run_id}, add column _deleted_at timestamptz"
+    )
+    values = {"loaded_at": sql.Literal(load.loaded_at), "run_id": sql.Literal(load.batch.run_id)}
+    connection.execute(stamp.format(staging=load.staging, **values))
+    defaults = sql.SQL("alter table {} alter _loaded_at drop default, alter _run_id drop default")
+    connection.execute(defaults.format(load.staging))
+    schema, name = sql.Identifier(load.spec.raw_schema), sql.Identifier(load.spec.table)
+    connection.execute(sql.SQL("alter table {} set schema {}").format(load.staging, schema))
+    moved = sql.Identifier(load.spec.raw_schema, f"staging_{load.batch.extraction_id}")
+    connection.execute(sql.SQL("alter table {} rename to {}").format(moved, name))
+    if load.spec.key:
+        key = sql.SQL("alter table {} add primary key ({})")
+        connection.execute(key.format(load.raw, identifiers(load.spec.key)))
+    return _Counts(inserted=load.batch.rows_extracted)
+
+
+def _merge(connection: Connection, load: _Load, raw: tuple[Column, ...], newer: list[datetime]) -> _Counts:
+    """Bring raw to what the batch shows, changing only rows that differ."""
+    for column in added_columns(load.spec, load.columns, raw):
+        # The type's spelling comes from format_type() of the warehouse's own catalog.
+        add = sql.SQL("alter table {} add column {} " + column.type)  # type: ignore[arg-type]
+        connection.execute(add.format(load.raw, sql.Identifier(column.name)))
+        log.warning("column added to raw; older rows hold NULL", table=load.spec.name, column=column.name)
+    if load.spec.key:
+        gone = [c.name for c in raw if c.name not in load.names and not c.name.startswith("_")]
+        counts = _upsert(connection, load, newer, gone)
+        if load.batch.mode == "full" and load.spec.deletes == "soft":
+            counts = _Counts(counts.inserted, counts.updated, _soft_delete(connection, load, newer))
+    else:
+        counts = _replace(connection, load)
+    connection.execute(sql.SQL("drop table {}").format(load.staging))
+    return counts
+
+
+def _upsert(connection: Connection, load: _Load, newer: list[datetime], gone: list[str]) -> _Counts:
+    query = sql.SQL(
+        """
+        with written as (
+            insert into {raw} as old ({columns}, _loaded_at, _run_id)
+            select {columns}, {loaded_at}, {run_id} from {staging} order by {key}
+            on conflict ({key}) do {action}
+            returning (old.xmax = 0) as is_new
+        )
+        select count(*) filter (where is_new) as inserted, count(*) filter (where not is_new) as updated
+        from written
+    """
+    )
+    names = load.names
+    composed = query.format(
+        raw=load.raw,
+        columns=identifiers(names),
+        key=identifiers(load.spec.key),
+        loaded_at=sql.Literal(load.loaded_at),
+        run_id=sql.Literal(load.batch.run_id),
+        staging=load.staging,
+        action=_on_conflict(load, newer, gone),
+    )
+    with connection.cursor(row_factory=namedtuple_row) as cursor:
+        row = cursor.execute(composed).fetchone()
+    return _Counts(row.inserted, row.updated)
+
+
+def _on_conflict(load: _Load, newer: list[datetime], gone: list[str]) -> sql.Composable:
+    if load.spec.mode == "append":
+        return sql.SQL("nothing")
+    changed = [name for name in load.names if name not in load.spec.key]
+    assignments = [sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in changed]
+    assignments += [sql.SQL("{} = null").format(sql.Identifier(name)) for name in gone]
+    # *<> compares the stored bytes: 1.0 and 1.00, 0 and -0 differ, and types without an equality work too.
+    differs = sql.SQL("row({})::record *<> row({})::record").format(
+        identifiers(changed, sql.SQL("old.")), identifiers(changed, sql.SQL("excluded."))
+    )
+    return sql.SQL(
+        "update set {assignments}, _loaded_at = excluded._loaded_at, _run_id = excluded._run_id, _deleted_at = null "
+        "where ({differs} or old._deleted_at is not null) and {not_newer}"
+    ).format(
+        assignments=sql.SQL(", ").join(assignments) if assignments else sql.SQL("_deleted_at = null"),
+        differs=differs,
+        not_newer=_not_newer(newer),
+    )
+
+
+def _not_newer(newer: list[datetime]) -> sql.Composable:
+    """Whether the old row was written by none of the loads that read a newer snapshot. Nearly always just `true`."""
+    return sql.SQL("old._loaded_at <> all ({})").format(sql.Literal(newer)) if newer else sql.SQL("true")
+
+
+def _soft_delete(connection: Connection, load: _Load, newer: list[datetime]) -> int:
+    query = sql.SQL(
+        """
+        update {raw} as old set _deleted_at = {loaded_at}, _loaded_at = {loaded_at}, _run_id = {run_id}
+        where old._deleted_at is null and {not_newer}
+            and not exists (select 1 from {staging} as new where ({new_key}) = ({old_key}))
+    """
+    )
+    key = load.spec.key
+    return connection.execute(
+        query.format(
+            raw=load.raw,
+            loaded_at=sql.Literal(load.loaded_at),
+            run_id=sql.Literal(load.batch.run_id),
+            not_newer=_not_newer(newer),
+            staging=load.staging,
+            new_key=identifiers(key, sql.SQL("new.")),
+            old_key=identifiers(key, sql.SQL("old.")),
+        )
+    ).rowcount
+
+
+def _replace(connection: Connection, load: _Load) -> _Counts:
+    """A table without a key: all rows go and come, in the same transaction. DELETE, because TRUNCATE blocks readers."""
+    deleted = connection.execute(sql.SQL("delete from {}").format(load.raw)).rowcount
+    insert = sql.SQL("insert into {} ({columns}, _loaded_at, _run_id) select {columns}, {}, {} from {}")
+    stamps = (sql.Literal(load.loaded_at), sql.Literal(load.batch.run_id))
+    connection.execute(insert.format(load.raw, *stamps, load.staging, columns=identifiers(load.names)))
+    return _Counts(inserted=load.batch.rows_extracted, deleted=deleted)
+
+
+def _record(connection: Connection, load: _Load, counts: _Counts) -> None:
+    last = ledger.last_mark(connection, load.spec) if load.batch.mark else None
+    values = {
+        **{name: getattr(load.batch, name) for name in load.batch.__dataclass_fields__},
+        "mark": max(load.batch.mark, last.mark) if load.batch.mark and last else load.batch.mark,
+        "rows_inserted": counts.inserted,
+        "rows_updated": counts.updated,
+        "rows_deleted": counts.deleted,
+        "loaded_at": load.loaded_at,
+    }
+    connection.execute(statement("record_load"), values)
+    connection.execute("delete from _elt.extraction where extraction_id = %s", (load.batch.extraction_id,))
+
+
+@contextmanager
+def _readable_key_errors(spec: TableSpec) -> Iterator[None]:
+    try:
+        yield
+    except (errors.UniqueViolation, errors.CardinalityViolation) as error:
+        detail = error.diag.message_detail or error.diag.message_primary
+        raise TerminalError(
+            f"{spec.name}: key {list(spec.key)} is not unique ({detail}); declare the columns that are"
+        ) from error
+    except errors.NotNullViolation as error:
+        raise TerminalError(
+            f"{spec.name}: key column {error.diag.column_name!r} holds NULL; declare a key without NULLs"
+        ) from error

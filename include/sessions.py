@@ -1,0 +1,54 @@
+"""Database sessions with pinned text forms, time zone and time-outs: COPY text means the same on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import IsolationLevel, sql
+
+from include.sql import statement
+
+Connection = psycopg.Connection
+
+KEEPALIVE = {
+    "connect_timeout": 30,
+    "keepalives_idle": 60,
+    "keepalives_interval": 10,
+    "keepalives_count": 6,
+    "tcp_user_timeout": 120_000,
+}
+"""libpq options of every connection (seconds; `tcp_user_timeout` milliseconds): two minutes to notice a dead peer."""
+
+
+def pin(connection: Connection, *, read_only: bool) -> Connection:
+    """Pin the settings of a fresh session and leave it in autocommit mode, so that transactions are always explicit.
+
+    `row_security=off` makes a policy raise instead of hiding rows.
+    """
+    connection.autocommit = True
+    connection.execute(statement("pin_session"), {"read_only": "on" if read_only else "off"})
+    return connection
+
+
+@contextmanager
+def snapshot(connection: Connection) -> Iterator[None]:
+    """A read-only REPEATABLE READ transaction: every statement in it sees the same committed rows."""
+    connection.isolation_level = IsolationLevel.REPEATABLE_READ
+    try:
+        with connection.transaction():
+            yield
+    finally:
+        if not connection.closed:
+            connection.isolation_level = None
+
+
+def identifiers(names: tuple[str, ...] | list[str], prefix: sql.Composable = sql.SQL("")) -> sql.Composed:
+    """Quoted names, comma separated, each after `prefix` (for example `excluded.`)."""
+    return sql.SQL(", ").join(prefix + sql.Identifier(name) for name in names)
+
+
+def relation_text(schema: str, table: str) -> str:
+    """`"schema"."table"` quoted as text, for `to_regclass`."""
+    return sql.Identifier(schema, table).as_string()

@@ -1,0 +1,47 @@
+-- Rerunnable: `if not exists`, under the lock its caller holds.
+create table if not exists _elt.load_ledger (
+    load_id bigint generated always as identity primary key,
+    extraction_id bigint not null unique,
+    source text not null,
+    table_name text not null,
+    run_id text not null,
+    mode text not null,
+    window_start timestamptz,
+    window_end timestamptz,
+    horizon timestamptz,
+    mark timestamptz,
+    watermark_before text,
+    watermark_published_at timestamptz,
+    snapshot_xmax bigint not null,
+    snapshot_running integer not null,
+    rows_extracted bigint not null,
+    bytes_extracted bigint not null,
+    rows_inserted bigint not null,
+    rows_updated bigint not null,
+    rows_deleted bigint not null,
+    started_at timestamptz not null,
+    loaded_at timestamptz not null
+);
+
+comment on table _elt.load_ledger is
+'What was loaded: one row per load, written in the transaction that published its rows.';
+comment on column _elt.load_ledger.mark is
+'Everything the source committed with a cursor below this instant is in raw. Null: the load moved no watermark.';
+comment on column _elt.load_ledger.watermark_before is
+'The Airflow Variable as this load''s extraction read it; tells a crash before its update from a person''s edit.';
+comment on column _elt.load_ledger.snapshot_xmax is
+'With snapshot_running, the place of the read snapshot in the order of the source''s snapshots.';
+
+create index if not exists load_ledger_table_idx on _elt.load_ledger (source, table_name, load_id desc);
+
+create table if not exists _elt.extraction (
+    extraction_id bigint generated always as identity primary key,
+    source text not null,
+    table_name text not null,
+    run_id text not null,
+    after_load_id bigint not null,
+    started_at timestamptz not null default clock_timestamp()
+);
+
+comment on table _elt.extraction is
+'Extractions that were begun and not yet loaded; extraction n stages its rows in _elt.staging_n.';

@@ -1,0 +1,13 @@
+-- Reads only. The load of one extraction, or no row.
+select
+    source,
+    table_name as "table",
+    mode,
+    mark,
+    rows_extracted,
+    rows_inserted,
+    rows_updated,
+    rows_deleted,
+    loaded_at
+from _elt.load_ledger
+where extraction_id = %(extraction_id)s

@@ -1,0 +1,10 @@
+-- Reads only. Loads of this table that were published since this extraction began.
+select
+    load_id,
+    run_id,
+    extraction_id,
+    snapshot_xmax,
+    snapshot_running,
+    loaded_at
+from _elt.load_ledger
+where source = %(source)s and table_name = %(table)s and load_id > %(after_load_id)s

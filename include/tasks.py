@@ -1,0 +1,182 @@
+"""The TaskFlow wrappers: open the sessions, call the core, hand a small message to the next task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from airflow.providers.postgres.hooks.postgres import PostgresHook
+from airflow.sdk import Context, Variable, get_current_context, task
+from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, AirflowSkipException
+
+from include import watermark
+from include.batch import Batch, Horizon, LoadResult, Window, to_text
+from include.catalog import columns_of
+from include.dbt_project import MODELS_DIR
+from include.errors import ConfigError, TerminalError
+from include.extract.horizon import read_horizon
+from include.extract.table import extract_table
+from include.load import ledger
+from include.load.publish import load_batch
+from include.sessions import KEEPALIVE, Connection, pin
+from include.sources import TableSpec, load_specs
+
+log = structlog.get_logger(__name__)
+
+WAREHOUSE = "warehouse"
+
+
+@task(task_id="horizon")
+def open_run(source: str) -> dict[str, Any]:
+    """Check the run's parameters, then read the source's safe horizon, before any table is read.
+
+    Returns:
+        A `Horizon` as JSON.
+    """
+    with _no_retry_for_terminal_errors():
+        requested_window(get_current_context())
+        with _session(source, read_only=True) as connection:
+            return read_horizon(connection, source).to_json()
+
+
+@task(task_id="extract")
+def extract(table: str, horizon: dict[str, Any]) -> dict[str, Any]:
+    """Stage the rows of this run's window in the warehouse.
+
+    Args:
+        table: `source.table`.
+        horizon: From the source's `horizon` task.
+
+    Returns:
+        A `Batch` as JSON.
+    """
+    context = get_current_context()
+    spec, run_id = _spec(table), context["run_id"]
+    if table not in context["params"].get("tables", [table]):
+        raise AirflowSkipException(f"{table} is not among the tables chosen for this run")
+    with (
+        _no_retry_for_terminal_errors(),
+        _session(WAREHOUSE) as warehouse,
+        _session(spec.source, read_only=True) as source,
+    ):
+        ledger.ensure(warehouse, spec.raw_schema)
+        ledger.discard_leftovers(warehouse, spec, lambda other: other == run_id or _is_over(context, other))
+        variable = Variable.get(spec.watermark_key, default=None)
+        read = Horizon.from_json(horizon)
+        window = _window(context, warehouse, spec, variable, read)
+        return extract_table(source, warehouse, spec, run_id, window, read, variable).to_json()
+
+
+@task(task_id="load")
+def load(table: str, batch: dict[str, Any]) -> dict[str, Any]:
+    """Publish the staged rows in raw with their ledger row, then show the watermark in the Airflow Variable.
+
+    Args:
+        table: `source.table`.
+        batch: From the table's `extract` task.
+
+    Returns:
+        A `LoadResult` as JSON.
+    """
+    spec, staged = _spec(table), Batch.from_json(batch)
+    with _no_retry_for_terminal_errors(), _session(WAREHOUSE) as warehouse:
+        result = load_batch(warehouse, spec, staged)
+        _publish_watermark(warehouse, spec, result, staged.watermark_before)
+        return result.to_json()
+
+
+def requested_window(context: Context) -> tuple[datetime, datetime] | None:
+    """The half-open window this run was asked for: a backfill's data interval, or the form's; None: from the watermark.
+
+    Raises:
+        ConfigError: only one bound, no time zone, or an end that is not after the start.
+    """
+    if context["dag_run"].run_type == "backfill":
+        return context["data_interval_start"], context["data_interval_end"]
+    bounds = {name: context["params"].get(name) for name in ("window_start", "window_end")}
+    given = {name: value for name, value in bounds.items() if value}
+    if not given:
+        return None
+    if len(given) == 1:
+        missing = next(name for name in bounds if name not in given)
+        raise ConfigError(f"parameter {missing} is missing: give both bounds of the window, or none")
+    start, end = (_instant(name, value) for name, value in bounds.items())
+    if start >= end:
+        raise ConfigError(f"window_end {bounds['window_end']!r} is not after window_start {bounds['window_start']!r}")
+    return start, end
+
+
+def _instant(name: str, value: str | None) -> datetime:
+    try:
+        instant = datetime.fromisoformat(str(value))
+    except ValueError:
+        raise ConfigError(f"parameter {name} is {value!r}, not an ISO instant such as 2026-01-31T00:00:00Z") from None
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+def _window(context: Context, warehouse: Connection, spec: TableSpec, variable: str | None, horizon: Horizon) -> Window:
+    requested = requested_window(context)
+    if requested and spec.cursor:
+        return Window("window", *requested, mark=None)
+    last = ledger.last_mark(warehouse, spec)
+    if last and not columns_of(warehouse, spec.raw_schema, spec.table):
+        log.warning("the raw table is gone: everything is read again", table=spec.name)
+        last = None
+    if spec.mode == "full":
+        return Window("full", None, None, mark=None)
+    mark = watermark.resolve(spec, variable, last, horizon.read_at)
+    if context["params"].get("full_refresh"):
+        mark = None
+    return watermark.incremental_window(spec, mark, last, horizon)
+
+
+def _publish_watermark(warehouse: Connection, spec: TableSpec, result: LoadResult, before: str | None) -> None:
+    """Set the Variable to the ledger's mark, unless a person changed it since the extraction read it."""
+    if result.mark is None:
+        return
+    value = to_text(result.mark)
+    current = Variable.get(spec.watermark_key, default=None)
+    if current not in (before, value):
+        log.warning("the Variable was changed during the run: it is kept", key=spec.watermark_key, value=current)
+        return
+    Variable.set(spec.watermark_key, value, description=f"Everything of {spec.name} before this instant is loaded.")
+    shown = Variable.get(spec.watermark_key, default=None)
+    if shown != value:
+        raise TerminalError(
+            f"Variable {spec.watermark_key} was set to {value} but reads {shown!r}: something shadows it; "
+            f"remove AIRFLOW_VAR_{spec.watermark_key.upper()} or the secrets backend's entry"
+        )
+    ledger.mark_published(warehouse, spec)
+
+
+def _is_over(context: Context, run_id: str) -> bool:
+    """Whether a run of this DAG has ended. A run that this Airflow does not know may live in another: not over."""
+    try:
+        return context["ti"].get_dagrun_state(context["dag_run"].dag_id, run_id) in ("success", "failed")
+    except AirflowRuntimeError:
+        return False
+
+
+def _spec(name: str) -> TableSpec:
+    return next(spec for spec in load_specs(MODELS_DIR) if spec.name == name)
+
+
+@contextmanager
+def _session(conn_id: str, *, read_only: bool = False) -> Iterator[Connection]:
+    hook = PostgresHook(postgres_conn_id=conn_id)
+    extra = {"application_name": "elt_pipeline", **KEEPALIVE, **hook.connection.extra_dejson}
+    hook.connection.extra = json.dumps(extra)
+    with hook.get_conn() as connection:
+        yield pin(connection, read_only=read_only)
+
+
+@contextmanager
+def _no_retry_for_terminal_errors() -> Iterator[None]:
+    try:
+        yield
+    except TerminalError as error:
+        raise AirflowFailException(str(error)) from error

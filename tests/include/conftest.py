@@ -1,0 +1,105 @@
+"""A source and a warehouse, and the pipeline's own steps between them, without Airflow."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import psycopg
+import pytest
+
+from include import watermark
+from include.batch import Batch, Horizon, LoadResult, Window
+from include.extract.horizon import read_horizon
+from include.extract.table import extract_table
+from include.load import ledger
+from include.load.publish import load_batch
+from include.sessions import Connection, pin
+from include.sources import TableSpec
+from tests.conftest import Postgres
+
+
+@dataclass
+class Pipeline:
+    """One source and one warehouse database; `app` writes to the source as its application would."""
+
+    app: Connection
+    source: Connection
+    warehouse: Connection
+    source_dsn: str
+    warehouse_dsn: str
+    _runs: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def spec(self, table: str = "orders", **extract: Any) -> TableSpec:
+        given = {"key": ["id"], "cursor": "updated_at", "identifier": table} | extract
+        return TableSpec(source="shop", table=table, **given)
+
+    def horizon(self) -> Horizon:
+        return read_horizon(self.source, "shop")
+
+    def extract(
+        self,
+        spec: TableSpec,
+        *,
+        run_id: str | None = None,
+        window: Window | None = None,
+        variable: str | None = None,
+        horizon: Horizon | None = None,
+    ) -> Batch:
+        horizon = horizon or self.horizon()
+        ledger.ensure(self.warehouse, spec.raw_schema)
+        if window is None:
+            last = ledger.last_mark(self.warehouse, spec)
+            mark = watermark.resolve(spec, variable, last, horizon.read_at) if spec.cursor else None
+            window = watermark.incremental_window(spec, mark, last, horizon)
+            if spec.mode == "full":
+                window = Window("full", None, None, None)
+        run_id = run_id or f"run_{next(self._runs)}"
+        return extract_table(self.source, self.warehouse, spec, run_id, window, horizon, variable)
+
+    def load(self, spec: TableSpec, batch: Batch) -> LoadResult:
+        return load_batch(self.warehouse, spec, batch)
+
+    def run(self, spec: TableSpec, **extract: Any) -> LoadResult:
+        return self.load(spec, self.extract(spec, **extract))
+
+    def raw(self, query: str) -> list[tuple[Any, ...]]:
+        return self.warehouse.execute(query).fetchall()
+
+    def dump(self, connection: Connection, relation: str, columns: str, where: str = "true") -> bytes:
+        """The rows as COPY text ordered by their text, the form in which both sides have to agree byte for byte."""
+        query = f'copy (select {columns} from {relation} t where {where} order by t.*::text collate "C") to stdout'
+        with connection.cursor().copy(query) as copy:
+            return b"".join(bytes(block) for block in copy)
+
+    def assert_equal(self, columns: str = "id, amount, updated_at", table: str = "orders") -> None:
+        select = f"(select {columns} from {{}})"
+        source = self.dump(self.source, select.format(f"public.{table}"), "*")
+        raw = self.dump(self.warehouse, select.format(f"raw_shop.{table} where _deleted_at is null"), "*")
+        assert raw == source
+
+    def connect_source(self) -> Connection:
+        return pin(psycopg.connect(self.source_dsn), read_only=True)
+
+    def connect_warehouse(self) -> Connection:
+        return pin(psycopg.connect(self.warehouse_dsn), read_only=False)
+
+    def beside(self) -> "Pipeline":
+        """The same databases through sessions of its own: another task process."""
+        return replace(self, source=self.connect_source(), warehouse=self.connect_warehouse())
+
+
+@pytest.fixture
+def pipeline(postgres: Postgres) -> Iterator[Pipeline]:
+    source, warehouse = postgres.database(), postgres.database()
+    app = psycopg.connect(source, autocommit=True)
+    app.execute(
+        "create table orders (id bigint primary key, amount numeric, updated_at timestamptz not null default now())"
+    )
+    made = Pipeline(app, None, None, source, warehouse)  # type: ignore[arg-type]
+    made.source, made.warehouse = made.connect_source(), made.connect_warehouse()
+    yield made
+    for connection in (made.app, made.source, made.warehouse):
+        connection.close()
