@@ -23,6 +23,9 @@ MODELS_DIR = PROJECT_DIR / "models"
 PROFILE = "elt"
 TARGET = "warehouse"
 
+_ANY_DATABASE = "__warehouse__"
+"""Database name the project is parsed with: the manifest then fits every warehouse."""
+
 _PARSED_SUFFIXES = {".sql", ".yml", ".yaml", ".csv", ".py", ".md"}
 
 
@@ -64,16 +67,24 @@ def project_fingerprint() -> str:
     return digest.hexdigest()
 
 
-def load_manifest() -> Manifest:
-    """dbt's own manifest object, read once a process; passing it to `dbtRunner` saves the parse of every invocation."""
-    return _load_manifest(manifest_path().parent / "partial_parse.msgpack", project_fingerprint())
+def load_manifest(database: str) -> Manifest:
+    """dbt's own manifest object, read once a process; with it `dbtRunner` need not parse in every invocation.
+
+    Args:
+        database: Name of the warehouse database, which dbt writes into every relation's name.
+    """
+    return _load_manifest(manifest_path().parent / "partial_parse.msgpack", project_fingerprint(), database)
 
 
 @lru_cache(maxsize=1)
-def _load_manifest(path: Path, fingerprint: str) -> Manifest:
+def _load_manifest(path: Path, fingerprint: str, database: str) -> Manifest:
     from dbt.contracts.graph.manifest import Manifest
 
     manifest = Manifest.from_msgpack(path.read_bytes())
+    for node in (*manifest.nodes.values(), *manifest.sources.values()):
+        if node.database == _ANY_DATABASE:
+            node.database = database
+            node.relation_name = (node.relation_name or "").replace(_ANY_DATABASE, database, 1) or None
     manifest.build_flat_graph()
     return manifest
 
@@ -105,7 +116,8 @@ def _parse(target: Path) -> None:
     """Run `dbt parse` in a process of its own, so that the DAG processor does not import dbt."""
     command = [sys.executable, "-m", "dbt.cli.main", "parse", "--project-dir", str(PROJECT_DIR)]
     command += ["--profiles-dir", str(PROJECT_DIR), "--target-path", str(target), "--log-path", str(target / "logs")]
-    done = subprocess.run(command, env=dbt_environment(), capture_output=True, text=True, check=False)
+    environment = {**dbt_environment(), "DBT_DBNAME": _ANY_DATABASE}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = [line.split("  ", 1)[-1].strip() for line in done.stdout.splitlines() + done.stderr.splitlines()]
         raise ConfigError(f"{PROJECT_DIR}: dbt cannot parse the project: {' '.join(filter(None, lines))[-2000:]}")

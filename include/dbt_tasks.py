@@ -8,6 +8,7 @@ than most models. These subclasses keep what its operators give (one node a task
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,14 @@ if TYPE_CHECKING:
 
 CONNECTIONS = ("warehouse_dbt", "warehouse")
 """Connections dbt may use, best first: a role of its own, else the one that loads."""
+
+TRANSIENT = re.compile(
+    "could not connect|connection (refused|timed out|reset|to server)|server closed|terminating connection"
+    "|the database system is|too many (clients|connections)|remaining connection slots|could not translate host"
+    "|deadlock detected|could not serialize|canceling statement|lock timeout|no space left|SSL (error|SYSCALL)",
+    re.IGNORECASE,
+)
+"""What dbt's message says when the outside failed. Anything else, a wrong statement for one, fails again and again."""
 
 QUIET = ("--no-use-colors", "--no-write-json", "--no-populate-cache", "--log-level-file", "none")
 
@@ -65,9 +74,10 @@ class _InProcess(DbtLocalBaseOperator):
         """Invoke dbt on the node; `cmd` is Cosmos's command line without its project and profile flags."""
         from dbt.cli.main import dbtRunner
 
+        profile = profile_environment(dbt_connection().get_uri())
         # Variables may change what the project parses to: dbt has to read it again.
-        manifest = None if self.vars else load_manifest()
-        with TemporaryDirectory() as folder, environ(env | profile_environment(dbt_connection().get_uri())):
+        manifest = None if self.vars else load_manifest(profile["DBT_DBNAME"])
+        with TemporaryDirectory() as folder, environ(env | profile):
             target = Path(folder) / "target"
             arguments = [*cmd[1:], "--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR)]
             arguments += ["--profile", PROFILE, "--target", TARGET, "--target-path", str(target), "--log-path", folder]
@@ -81,10 +91,13 @@ class _InProcess(DbtLocalBaseOperator):
         return result
 
     def conclude(self, result: dbtRunnerResult) -> None:
-        """Turn a failed invocation into the task's error; Airflow retries it."""
-        if result.exception:
-            raise AirflowException(f"dbt stopped: {result.exception}")
-        raise AirflowException("; ".join(f"{each.node.name}: {each.message}" for each in result.result.results))
+        """Turn a failed invocation into the task's error: retried where the server or the network failed, else not."""
+        problems = [str(result.exception)] if result.exception else []
+        problems += [f"{each.node.name}: {each.message}" for each in getattr(result.result, "results", ())]
+        message = "; ".join(problems)
+        if TRANSIENT.search(message):
+            raise AirflowException(message)
+        raise AirflowFailException(message)
 
 
 class DbtRun(_InProcess, DbtRunLocalOperator):

@@ -8,6 +8,7 @@ the last rendered node instead of the test.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ import structlog
 from airflow.sdk import DAG, TaskGroup, TriggerRule
 from airflow.sdk.bases.operator import BaseOperator
 from cosmos import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
-from cosmos.constants import DbtResourceType, LoadMode, SourceRenderingBehavior, TestBehavior
+from cosmos.constants import DbtResourceType, InvocationMode, LoadMode, SourceRenderingBehavior, TestBehavior
 from cosmos.converter import DbtToAirflowConverter
 from cosmos.dbt.graph import DbtNode
 
@@ -32,6 +33,8 @@ OPERATORS = {
     DbtResourceType.SEED: ("seed", DbtSeed),
 }
 """What a node that builds something becomes: the task's id inside the node's group, and its operator."""
+
+_SOURCE_CALL = re.compile(r"""source\(\s*['"](.+?)['"]\s*,\s*['"](.+?)['"]\s*\)""")
 
 PROFILE = ProfileConfig(
     profile_name=dbt_project.PROFILE,
@@ -58,14 +61,15 @@ def render_pipeline(dag: DAG) -> None:
             install_dbt_deps=False,
         ),
         profile_config=PROFILE,
-        execution_config=ExecutionConfig(),
+        execution_config=ExecutionConfig(invocation_mode=InvocationMode.DBT_RUNNER),
         render_config=RenderConfig(
             load_method=LoadMode.DBT_MANIFEST,
             source_rendering_behavior=SourceRenderingBehavior.ALL,
             test_behavior=TestBehavior.NONE,
+            # Functions, not bound methods: Cosmos copies its configuration deeply, and with a method its object.
             node_converters={
-                DbtResourceType.SOURCE: pipeline.add_source,
-                **{resource: pipeline.add_node for resource in OPERATORS},
+                DbtResourceType.SOURCE: lambda node, **_: pipeline.add_source(node),
+                **dict.fromkeys(OPERATORS, lambda node, task_args, **_: pipeline.add_node(node, task_args)),
             },
         ),
         operator_args={"emit_datasets": False, "trigger_rule": TriggerRule.NONE_FAILED},
@@ -86,7 +90,7 @@ class _Pipeline:
         self.groups: dict[str, TaskGroup] = {}
         self.horizons: dict[str, Any] = {}
 
-    def add_source(self, node: DbtNode, **_: Any) -> TaskGroup:
+    def add_source(self, node: DbtNode) -> TaskGroup:
         """A source table: extract, then load."""
         source, table = node.unique_id.split(".")[-2:]
         with self._layer(source):
@@ -98,7 +102,7 @@ class _Pipeline:
         self.first[node.unique_id], self.last[node.unique_id] = batch.operator, loaded.operator
         return group
 
-    def add_node(self, node: DbtNode, task_args: dict[str, Any], **_: Any) -> TaskGroup:
+    def add_node(self, node: DbtNode, task_args: dict[str, Any]) -> TaskGroup:
         """A model, snapshot or seed: one task in a group that its tests join later."""
         task_id, operator = OPERATORS[node.resource_type]
         with self._layer(self._layer_of(node.unique_id)), self._group(node.unique_id, node.name) as group:
@@ -135,20 +139,26 @@ class _Pipeline:
                 self.first[child] >> self.first[parent]
 
     def _references(self) -> Iterator[tuple[str, str]]:
+        """(child, parent) of every `relationships` test between two sources."""
         for unique_id, node in self.nodes.items():
             metadata = node.get("test_metadata") or {}
-            sources = [parent for parent in self.parents[unique_id] if parent in self.horizon_sources]
-            if metadata.get("name") == "relationships" and len(sources) == 2:
-                child = node["attached_node"]
-                yield child, next(source for source in sources if source != child)
+            to = _SOURCE_CALL.search(metadata.get("kwargs", {}).get("to", ""))
+            if metadata.get("name") == "relationships" and to:
+                sources = [parent for parent in self.parents[unique_id] if parent in self.sources]
+                yield from (
+                    (child, parent)
+                    for child in sources
+                    for parent in sources
+                    if child != parent and parent.endswith(f".{to[1]}.{to[2]}")
+                )
 
     @property
-    def horizon_sources(self) -> set[str]:
+    def sources(self) -> set[str]:
         return {unique_id for unique_id in self.first if self.nodes[unique_id]["resource_type"] == "source"}
 
     def _upstream_extracts(self, unique_id: str) -> set[str]:
         above = self.first[unique_id].get_flat_relative_ids(upstream=True)
-        return {other for other in self.horizon_sources if self.first[other].task_id in above}
+        return {other for other in self.sources if self.first[other].task_id in above}
 
     def _blocked_by(self, parents: set[str]) -> Iterator[str]:
         """Nodes that depend on all `parents`, the nearest only: the others wait for those."""

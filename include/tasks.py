@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import psycopg
 import structlog
 from airflow.providers.postgres.hooks.postgres import PostgresHook
-from airflow.sdk import Context, Variable, get_current_context, task
+from airflow.sdk import Context, TriggerRule, Variable, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, AirflowSkipException
 
 from include import watermark
@@ -29,6 +30,9 @@ log = structlog.get_logger(__name__)
 
 WAREHOUSE = "warehouse"
 
+REFUSALS = (psycopg.ProgrammingError, psycopg.DataError, psycopg.IntegrityError, psycopg.NotSupportedError)
+"""What a server says to a statement that it will refuse again: a missing privilege, a value out of range."""
+
 
 @task(task_id="horizon")
 def open_run(source: str) -> dict[str, Any]:
@@ -43,7 +47,8 @@ def open_run(source: str) -> dict[str, Any]:
             return read_horizon(connection, source).to_json()
 
 
-@task(task_id="extract")
+# Tables are read one after another (include/rendering.py), but one that fails or is left out must not stop the next.
+@task(task_id="extract", trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
 def extract(table: str, horizon: dict[str, Any]) -> dict[str, Any]:
     """Stage the rows of this run's window in the warehouse.
 
@@ -178,5 +183,5 @@ def _session(conn_id: str, *, read_only: bool = False) -> Iterator[Connection]:
 def _no_retry_for_terminal_errors() -> Iterator[None]:
     try:
         yield
-    except TerminalError as error:
+    except (TerminalError, *REFUSALS) as error:
         raise AirflowFailException(str(error)) from error
