@@ -1,0 +1,4 @@
+{# A custom schema is the schema's whole name: `marts`, not `analytics_marts`. #}
+{% macro generate_schema_name(custom_schema_name, node) -%}
+    {{ (custom_schema_name or target.schema) | trim }}
+{%- endmacro %}

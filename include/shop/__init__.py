@@ -1,0 +1,1 @@
+"""The sample shop: a source database to try the pipeline on."""
