@@ -13,7 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseHook, Connection, Context
+from airflow.providers.postgres.hooks.postgres import PostgresHook
+from airflow.sdk import BaseHook, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
 from airflow.sdk.exceptions import AirflowSkipException
 from cosmos.dbt.project import environ
@@ -44,14 +45,14 @@ TRANSIENT = re.compile(
 QUIET = ("--no-use-colors", "--no-write-json", "--no-populate-cache", "--log-level-file", "none")
 
 
-def dbt_connection() -> Connection:
-    """The Airflow connection dbt works through."""
+def dbt_hook() -> PostgresHook:
+    """A hook on the connection dbt works through; it reads marts, which the loader's role may not."""
     for conn_id in CONNECTIONS[:-1]:
         try:
-            return BaseHook.get_connection(conn_id)
+            return PostgresHook(connection=BaseHook.get_connection(conn_id))
         except AirflowNotFoundException:
             continue
-    return BaseHook.get_connection(CONNECTIONS[-1])
+    return PostgresHook(CONNECTIONS[-1])
 
 
 class _InProcess(DbtLocalBaseOperator):
@@ -74,7 +75,7 @@ class _InProcess(DbtLocalBaseOperator):
         """Invoke dbt on the node; `cmd` is Cosmos's command line without its project and profile flags."""
         from dbt.cli.main import dbtRunner
 
-        profile = profile_environment(dbt_connection().get_uri())
+        profile = profile_environment(dbt_hook().connection.get_uri())
         # Variables may change what the project parses to: dbt has to read it again.
         manifest = None if self.vars else load_manifest(profile["DBT_DBNAME"])
         with TemporaryDirectory() as folder, environ(env | profile):

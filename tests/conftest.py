@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +14,14 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from include.local.environment import ROOT, Installation, airflow_settings
 from include.local.servers import EmbeddedPostgres
 
-ROOT = Path(__file__).resolve().parent.parent
+# Before any test imports Airflow, which reads its configuration once: nothing of the person's own installation.
+_HOME = Path(tempfile.mkdtemp(prefix="elt-test-airflow-"))
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+os.environ |= airflow_settings(Installation(_HOME), api_port=8080)
+os.environ |= {"AIRFLOW_HOME": str(_HOME / "airflow"), "DBT_TARGET_PATH": str(ROOT / ".local" / "dbt")}
 
 
 class Postgres:
@@ -32,6 +41,16 @@ class Postgres:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    with EmbeddedPostgres(tmp_path_factory.mktemp("postgres")) as server:
+def folder() -> Iterator[Path]:
+    """A folder that an unprivileged server may enter, which pytest's own is not for root."""
+    path = Path(tempfile.mkdtemp(prefix="elt-test-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def postgres(folder: Path) -> Iterator[Postgres]:
+    with EmbeddedPostgres(folder / "postgres", settings={"fsync": "off"}) as server:
         yield Postgres(server)
+        server.remove()

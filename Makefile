@@ -1,0 +1,98 @@
+# Every target works on a machine with GNU make and Python 3.11–3.13; `build up down etl` also need Docker.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+UV := 0.13.9
+VENV := .venv
+BIN := $(VENV)/bin
+LOCAL := $(BIN)/python -m include.local
+export ROWS SEED PG_PORT UI_PORT
+export PYTHONUNBUFFERED := 1
+
+# As root in a checkout of somebody else's, git and Python caches must not get in the way of a plain `make`.
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: help
+help: ## show this list
+	@awk 'BEGIN {FS = ":.*## "} /^## /{printf "\n%s\n", substr($$0, 4)} /^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+## Run it
+.PHONY: setup run ui stop clean
+setup: $(VENV)/ready ## create .venv from requirements.lock
+
+run: setup ## bring the sample shop up to date and run the pipeline once (ROWS=200000 SEED=42)
+	@$(LOCAL) run
+
+ui: setup ## Airflow's UI and scheduler on the same state, until Ctrl-C (UI_PORT=8080)
+	@$(LOCAL) ui
+
+stop: setup ## stop the local PostgreSQL server
+	@$(LOCAL) stop
+
+clean: setup ## stop the server and remove .local
+	@$(LOCAL) clean
+
+## Look inside
+.PHONY: airflow psql dsn-source dsn-warehouse shop
+airflow: setup ## any Airflow command: make airflow CMD="dags list-import-errors --local"
+	@$(LOCAL) exec airflow $(CMD)
+
+psql: setup ## a shell on the warehouse, if psql is installed
+	@psql "$$($(LOCAL) dsn-warehouse)"
+
+dsn-source: setup ## print the URI of the shop's database
+	@$(LOCAL) dsn-source
+
+dsn-warehouse: setup ## print the URI of the warehouse
+	@$(LOCAL) dsn-warehouse
+
+shop: setup ## create the sample shop, or change a slice of it, without running the pipeline
+	@$(LOCAL) shop
+
+## dbt alone
+.PHONY: dbt-run dbt-test docs
+DBT_FLAGS := --project-dir dbt --profiles-dir dbt $(if $(SELECT),--select $(SELECT)) $(if $(VARS),--vars '$(VARS)')
+dbt-run: setup ## build snapshots and models (SELECT= VARS= FULL_REFRESH=1)
+	@$(LOCAL) exec dbt build --exclude-resource-type test --exclude-resource-type unit_test $(DBT_FLAGS) $(if $(FULL_REFRESH),--full-refresh)
+
+dbt-test: setup ## run the data tests and the unit tests (SELECT= VARS=)
+	@$(LOCAL) exec dbt test $(DBT_FLAGS)
+
+docs: setup ## write dbt's documentation site to .local/dbt
+	@$(LOCAL) exec dbt docs generate --static --project-dir dbt --profiles-dir dbt
+
+## Work on it
+.PHONY: test lint fix lock
+test: setup ## run all tests (ARGS="-k watermark")
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## check the style of Python and SQL; changes nothing
+	$(BIN)/black --check --quiet .
+	$(BIN)/flake8
+	$(LOCAL) exec sqlfluff lint --disable-progress-bar dbt
+	$(BIN)/sqlfluff lint --disable-progress-bar include/sql
+
+fix: setup ## format Python and SQL
+	$(BIN)/black .
+	$(LOCAL) exec sqlfluff fix --disable-progress-bar dbt
+	$(BIN)/sqlfluff fix --disable-progress-bar include/sql
+
+lock: setup ## write requirements.lock from requirements.txt
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command "make lock" requirements.txt --output-file requirements.lock
+
+$(VENV)/ready: requirements.lock
+	@for python in $(PYTHON) python3.13 python3.12 python3.11; do \
+		if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
+			found=$$python; break; \
+		fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "error: Python 3.11, 3.12 or 3.13 is needed and $(PYTHON) is $$($(PYTHON) --version 2>&1); name one with PYTHON=" >&2; exit 1; \
+	fi; \
+	echo "Setting up $(VENV) with $$($$found --version)"; \
+	$$found -m venv --clear $(VENV) && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV) && \
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes --requirement requirements.lock
+	@touch $@

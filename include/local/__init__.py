@@ -1,0 +1,1 @@
+"""The pipeline on one machine with Python and make alone: servers, environment, the commands behind the Makefile."""

@@ -1,0 +1,189 @@
+"""The commands behind the Makefile: `python -m include.local <command>`."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import psycopg
+
+from include.local import metadata, pipeline, ui
+from include.local.databases import SOURCE, WAREHOUSE, provision
+from include.local.environment import (
+    Installation,
+    environment,
+    installation,
+    libpq_uri,
+    needs_embedded_server,
+    user_environment,
+    write_shell_file,
+)
+from include.local.errors import LocalError
+
+NEEDED_BYTES = 1_500_000_000
+
+Command = Callable[[Installation, list[str]], int | None]
+
+
+def main() -> int:
+    """Run one command; foreseeable trouble is one sentence on stderr and exit code 1."""
+    parser = argparse.ArgumentParser(prog="python -m include.local")
+    parser.add_argument("command", choices=sorted(COMMANDS))
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        return COMMANDS[given.command](installation(), given.arguments) or 0
+    except LocalError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except psycopg.OperationalError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: {error.strerror}: {error.filename or ''}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\nInterrupted. Nothing is lost: the same command goes on from here.", file=sys.stderr)
+        return 130
+    return 1
+
+
+def prepare(here: Installation) -> dict[str, str]:
+    """Start and provision the embedded server unless both sides are the user's own; the children's environment."""
+    user = user_environment()
+    here.logs.mkdir(parents=True, exist_ok=True)
+    if needs_embedded_server(user):
+        _check_disk(here)
+        port = int(user["PG_PORT"]) if user.get("PG_PORT") else None
+        with _lock(here, "server", wait=True):
+            provision(here.server(port).start(), here.secrets())
+    computed = environment(here, user, _ui_port())
+    write_shell_file(here, computed)
+    return computed
+
+
+def run(here: Installation, _: list[str]) -> int:
+    """Bring the sample shop up to date and run the pipeline once."""
+    here.state.mkdir(parents=True, exist_ok=True)
+    with _lock(here, "run"):
+        console = pipeline.Console()
+        computed = prepare(here)
+        console.step("databases ready")
+        if not user_environment().get("AIRFLOW_CONN_SHOP"):
+            console.step(_advance_shop(here))
+        pipeline.migrate(here, computed)
+        metadata.end_interrupted_runs(here.metadata)
+        console.step("Airflow ready; starting elt_pipeline")
+        return 0 if pipeline.run_dag(here, computed, console) else 1
+
+
+def serve_ui(here: Installation, _: list[str]) -> None:
+    """Airflow's UI and scheduler, until Ctrl-C."""
+    here.state.mkdir(parents=True, exist_ok=True)
+    with _lock(here, "run"):
+        computed = prepare(here)
+        pipeline.migrate(here, computed)
+        metadata.end_interrupted_runs(here.metadata)
+        ui.serve(here, computed, _ui_port())
+
+
+def shop(here: Installation, _: list[str]) -> None:
+    """Create the sample shop, or change a slice of it."""
+    prepare(here)
+    print(_advance_shop(here))
+
+
+def stop(here: Installation, _: list[str]) -> None:
+    """Stop the embedded server."""
+    here.server().stop()
+
+
+def clean(here: Installation, _: list[str]) -> None:
+    """Stop the embedded server and remove all local state."""
+    with _lock(here, "run"):
+        here.server().remove()
+    shutil.rmtree(here.state)
+    print(f"removed {here.state}")
+
+
+def dsn(role: str, database: str, connection: str) -> Command:
+    """A command that prints the libpq URI of one side, as the user's own connection or as `role`."""
+
+    def command(here: Installation, _: list[str]) -> None:
+        prepare(here)
+        own = user_environment().get(connection)
+        print(libpq_uri(own) if own else here.server().dsn(role, here.secrets()[role], database))
+
+    return command
+
+
+def execute(here: Installation, arguments: list[str]) -> int:
+    """Run a program, such as `airflow` or `dbt`, in the environment of the installation."""
+    computed = prepare(here)
+    from include.dbt_project import profile_environment
+
+    computed |= profile_environment(libpq_uri(computed["AIRFLOW_CONN_WAREHOUSE_DBT"]))
+    if arguments[:1] == ["airflow"]:
+        pipeline.migrate(here, computed)
+    return subprocess.run(arguments, env=computed, check=False).returncode
+
+
+def _advance_shop(here: Installation) -> str:
+    """First create the shop, later insert and update a slice of it; what was done, as one line."""
+    from include.shop.generate import change_shop, create_shop, shop_exists
+
+    now = datetime.now(UTC)
+    with psycopg.connect(here.server().dsn("shop_app", here.secrets()["shop_app"], SOURCE)) as connection:
+        if shop_exists(connection):
+            changed = change_shop(connection, seed=int(now.timestamp()))
+            return "shop changed: " + ", ".join(f"{count:,} {name}" for name, count in changed.items())
+        rows, seed = int(os.environ.get("ROWS") or 200_000), int(os.environ.get("SEED") or 42)
+        created = create_shop(connection, rows, seed, now)
+        return "shop created: " + ", ".join(f"{count:,} {name}" for name, count in created.items())
+
+
+def _ui_port() -> int:
+    return int(os.environ.get("UI_PORT") or 8080)
+
+
+def _check_disk(here: Installation) -> None:
+    here.state.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(here.state).free
+    if free < NEEDED_BYTES:
+        raise LocalError(
+            f"{free / 1e9:.1f} GB are free in {here.state}, {NEEDED_BYTES / 1e9:.1f} GB are needed; "
+            "free some, or set ELT_STATE to a folder on another disk"
+        )
+
+
+@contextmanager
+def _lock(here: Installation, name: str, wait: bool = False) -> Iterator[None]:
+    with (here.state / f"{name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise LocalError(
+                "`make run` or `make ui` is at work on this checkout; wait, stop it, or trigger the DAG in its UI"
+            ) from None
+        yield
+
+
+COMMANDS: dict[str, Command] = {
+    "run": run,
+    "ui": serve_ui,
+    "shop": shop,
+    "stop": stop,
+    "clean": clean,
+    "exec": execute,
+    "dsn-source": dsn("shop_app", SOURCE, "AIRFLOW_CONN_SHOP"),
+    "dsn-warehouse": dsn("warehouse_admin", WAREHOUSE, "AIRFLOW_CONN_WAREHOUSE"),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""`make ui`: Airflow's four services on the local state, until Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from include.local.environment import Installation
+from include.local.errors import LocalError
+from include.local.servers import HOST, is_free
+
+SERVICES = ("api-server", "scheduler", "dag-processor", "triggerer")
+PATIENCE_SECONDS = 120
+
+
+def serve(here: Installation, environment: dict[str, str], port: int) -> None:
+    """Start the services, print where the UI is once all are healthy, and wait.
+
+    Raises:
+        LocalError: the port is taken, or a service ended or did not become healthy; names its log.
+    """
+    if not is_free(port):
+        raise LocalError(f"port {port} is in use by another program; choose another with UI_PORT=")
+    password = here.secrets()["admin"]
+    (here.airflow_home / "passwords.json").write_text(json.dumps({"admin": password}))
+    children: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        for service in SERVICES:
+            children[service] = _start(service, environment, here.logs / f"{service}.log")
+        _wait_until_healthy(here, children, port)
+        print(f"Airflow is at http://{HOST}:{port}   user: admin   password: {password}\nCtrl-C stops it.", flush=True)
+        _wait_for_end(here, children)
+    finally:
+        _stop(list(children.values()))
+
+
+def _start(service: str, environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            ["airflow", service], env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+
+
+def _wait_until_healthy(here: Installation, children: dict[str, subprocess.Popen[bytes]], port: int) -> None:
+    url = f"http://{HOST}:{port}/api/v2/monitor/health"
+    components = {"metadatabase", "scheduler", "dag_processor", "triggerer"}
+    end = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < end:
+        _refuse_dead(here, children)
+        try:
+            with urllib.request.urlopen(url, timeout=5) as response:
+                health = json.load(response)
+            if all(health[name]["status"] == "healthy" for name in components):
+                return
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            pass
+        time.sleep(0.5)
+    raise LocalError(f"Airflow was not healthy after {PATIENCE_SECONDS} seconds; the logs are in {here.logs}")
+
+
+def _refuse_dead(here: Installation, children: dict[str, subprocess.Popen[bytes]]) -> None:
+    for service, child in children.items():
+        if child.poll() is not None:
+            raise LocalError(f"airflow {service} ended by itself; see {here.logs / (service + '.log')}")
+
+
+def _wait_for_end(here: Installation, children: dict[str, subprocess.Popen[bytes]]) -> None:
+    while True:
+        _refuse_dead(here, children)
+        time.sleep(1)
+
+
+def _stop(children: list[subprocess.Popen[bytes]]) -> None:
+    for sent, patience in ((signal.SIGTERM, 15), (signal.SIGKILL, 5)):
+        end = time.monotonic() + patience
+        for child in children:
+            if child.poll() is None:
+                os.killpg(child.pid, sent)
+        for child in children:
+            try:
+                child.wait(timeout=max(0.1, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                pass

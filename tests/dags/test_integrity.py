@@ -1,0 +1,132 @@
+"""The parsed graph: complete, acyclic, documented, and exactly what the dbt manifest says."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import DAG, CronDataIntervalTimetable
+from cosmos.operators.local import DbtRunLocalOperator, DbtSnapshotLocalOperator, DbtTestLocalOperator
+
+from include.dbt_project import MODELS_DIR, manifest_path
+from include.sources import load_specs
+from include.local.environment import ROOT
+
+EXPECTED = Path(__file__).with_name("expected_task_ids.txt")
+
+
+@pytest.fixture(scope="module")
+def bag() -> DagBag:
+    return DagBag(str(ROOT / "dags"))
+
+
+@pytest.fixture(scope="module")
+def dag(bag: DagBag) -> DAG:
+    return bag.dags["elt_pipeline"]
+
+
+@pytest.fixture(scope="module")
+def manifest() -> dict[str, Any]:
+    return json.loads(manifest_path().read_text())
+
+
+def unique_ids(dag: DAG, operator: type) -> list[str]:
+    return sorted(task.extra_context["dbt_unique_id"] for task in dag.tasks if isinstance(task, operator))
+
+
+def nodes(manifest: dict[str, Any], *resources: str) -> list[str]:
+    return sorted(key for key, node in manifest["nodes"].items() if node["resource_type"] in resources)
+
+
+def upstream(dag: DAG, task_id: str) -> set[str]:
+    return dag.get_task(task_id).get_flat_relative_ids(upstream=True)
+
+
+def test_every_file_parses_and_the_bag_is_not_empty(bag: DagBag) -> None:
+    assert bag.import_errors == {}
+    assert {"elt_pipeline", "sales_report"} <= bag.dags.keys()
+
+
+def test_task_ids_are_the_reviewed_ones(dag: DAG) -> None:
+    """A renamed task loses its history and its marks in the UI: a change of this file is read in review."""
+    assert EXPECTED.read_text().split() == sorted(dag.task_ids), f"if intended, write the new ids to {EXPECTED}"
+
+
+def test_one_task_per_model_snapshot_and_test(dag: DAG, manifest: dict[str, Any]) -> None:
+    assert unique_ids(dag, DbtRunLocalOperator) == nodes(manifest, "model")
+    assert unique_ids(dag, DbtSnapshotLocalOperator) == nodes(manifest, "snapshot")
+    assert unique_ids(dag, DbtTestLocalOperator) == nodes(manifest, "test")
+    assert nodes(manifest, "seed") == []
+
+
+def test_one_extract_and_one_load_per_source_table(dag: DAG, manifest: dict[str, Any]) -> None:
+    tables = [spec.name for spec in load_specs(MODELS_DIR)]
+    assert sorted(f"{s['source_name']}.{s['name']}" for s in manifest["sources"].values()) == sorted(tables)
+    for step in ("extract", "load"):
+        assert sorted(t for t in dag.task_ids if t.endswith(f".{step}")) == sorted(f"{t}.{step}" for t in tables)
+
+
+def test_a_staging_model_waits_for_its_own_table_alone(dag: DAG) -> None:
+    above = upstream(dag, "staging.stg_shop__orders.run")
+    assert "shop.orders.load" in above
+    assert not above & {"shop.customers.extract", "shop.customers.load", "shop.products.load"}
+
+
+def test_children_are_read_before_their_parents(dag: DAG) -> None:
+    assert "shop.order_items.extract" in upstream(dag, "shop.orders.extract")
+    assert "shop.order_items.extract" in upstream(dag, "shop.products.extract")
+    assert "shop.orders.extract" in upstream(dag, "shop.customers.extract")
+
+
+def test_the_horizon_is_read_before_any_table(dag: DAG) -> None:
+    for task_id in dag.task_ids:
+        if task_id.endswith(".extract"):
+            assert "shop.horizon" in upstream(dag, task_id)
+
+
+def test_a_test_runs_after_all_its_parents_and_blocks_what_depends_on_them(dag: DAG, manifest: dict[str, Any]) -> None:
+    task_of = {t.extra_context["dbt_unique_id"]: t for t in dag.tasks if hasattr(t, "extra_context")}
+    for spec in load_specs(MODELS_DIR):
+        task_of[f"source.elt.{spec.name}"] = dag.get_task(f"{spec.name}.load")
+    parents = {key: set(above) & task_of.keys() for key, above in manifest["parent_map"].items() if key in task_of}
+
+    def ancestors(key: str) -> set[str]:
+        return parents[key].union(*(ancestors(parent) for parent in parents[key])) if parents.get(key) else set()
+
+    for test in nodes(manifest, "test"):
+        above = task_of[test].get_flat_relative_ids(upstream=True)
+        assert {task_of[parent].task_id for parent in parents[test]} <= above
+        for node in nodes(manifest, "model", "snapshot"):
+            blocks = task_of[test].task_id in task_of[node].get_flat_relative_ids(upstream=True)
+            assert blocks == (parents[test] <= ancestors(node)), f"{test} and {node}"
+
+
+def test_groups_follow_the_layers(dag: DAG) -> None:
+    layers = {"shop", "staging", "snapshots", "intermediate", "marts"}
+    assert {task_id.split(".")[0] for task_id in dag.task_ids} == layers | {"marts_ready"}
+
+
+def test_policies_of_every_dag(bag: DagBag) -> None:
+    for dag in bag.dags.values():
+        assert (
+            dag.doc_md and dag.tags and dag.max_active_runs == 1
+        ), f"{dag.dag_id}: needs doc_md, tags, max_active_runs=1"
+        for task in dag.tasks:
+            assert task.owner != "airflow", f"{dag.dag_id}.{task.task_id}: name an owner in default_args"
+            assert (task.retries, task.retry_delay) == (3, timedelta(minutes=5)), f"{dag.dag_id}.{task.task_id}"
+
+
+def test_daily_with_data_intervals(dag: DAG) -> None:
+    assert isinstance(dag.timetable, CronDataIntervalTimetable)
+    assert dag.timetable == CronDataIntervalTimetable("@daily", timezone="UTC")
+    assert not dag.catchup
+
+
+def test_dag_files_are_short() -> None:
+    for path in (ROOT / "dags").glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 80, f"{path.name}: move the how to include/"
+        assert not path.name.startswith("dbt_"), f"{path.name}: dbt imports modules named dbt_* as plugins"

@@ -1,0 +1,121 @@
+"""`make run` twice: the marts agree with the source, computed independently, to the cent and row by row."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.e2e.conftest import Checkout
+
+SALES_IN_SOURCE = """
+    select i.id, i.order_id, i.product_id, (o.created_at at time zone 'utc')::date, o.status, i.quantity, i.unit_price,
+        (i.quantity * i.unit_price)::numeric(14, 2), o.created_at
+    from order_items i join orders o on o.id = i.order_id
+    order by i.id
+"""
+SALES_IN_MARTS = """
+    select order_item_id, order_id, product_key, date_key, order_status, quantity, unit_price, line_amount, ordered_at
+    from marts.fct_sales order by order_item_id
+"""
+CUSTOMER_OF_SALE = """
+    select s.order_item_id, c.customer_id from marts.fct_sales s join marts.dim_customers c using (customer_key)
+    order by 1
+"""
+
+
+def rows(connection: psycopg.Connection, query: str) -> list[tuple[Any, ...]]:
+    return connection.execute(query).fetchall()
+
+
+def assert_marts_equal_source(checkout: Checkout) -> None:
+    with checkout.source() as source, checkout.warehouse() as warehouse:
+        sales = rows(source, SALES_IN_SOURCE)
+        assert len(sales) > 4000
+        assert rows(warehouse, SALES_IN_MARTS) == sales
+        assert rows(warehouse, CUSTOMER_OF_SALE) == rows(
+            source, "select i.id, o.customer_id from order_items i join orders o on o.id = i.order_id order by 1"
+        )
+        current = "select customer_id, customer_name, email from marts.dim_customers where is_current order by 1"
+        assert rows(warehouse, current) == rows(source, "select id, name, email from customers order by 1")
+        products = "select * from (select product_key, product_name, category from marts.dim_products) p order by 1"
+        assert rows(warehouse, products) == rows(source, "select id, name, category from products order by 1")
+
+
+@pytest.fixture(scope="module")
+def outputs(checkout: Checkout) -> list[str]:
+    """What the first and the second run printed."""
+    printed = []
+    for _ in range(2):
+        done = checkout.run("run")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert_marts_equal_source(checkout)
+        printed.append(done.stdout)
+    return printed
+
+
+def test_the_first_run_reads_everything(outputs: list[str]) -> None:
+    assert re.search(r"shop\.orders +first +2,000 +2,000 +0 ", outputs[0])
+
+
+def test_the_second_run_reads_what_changed(outputs: list[str]) -> None:
+    found = re.search(r"shop\.orders +incremental +(\d+) +(\d+) +(\d+) ", outputs[1])
+    assert found
+    read, inserted, updated = (int(number) for number in found.groups())
+    assert inserted > 0 and updated > 0 and inserted + updated <= read < 500
+
+
+def test_the_result_is_readable(outputs: list[str]) -> None:
+    for line in ("dbt models  10 of 10 passed", "dbt tests   40 of 40 passed", "make ui"):
+        assert line in outputs[1]
+
+
+def test_the_watermark_is_shown_and_equals_the_ledger(checkout: Checkout, outputs: list[str]) -> None:
+    shown = (
+        checkout.run("exec", "airflow", "variables", "get", "watermark__shop__orders").stdout.strip().splitlines()[-1]
+    )
+    with checkout.warehouse() as warehouse:
+        query = "select mark, watermark_published_at from _elt.load_ledger where table_name = 'orders' order by 1 desc"
+        mark, published_at = rows(warehouse, query)[0]
+    assert shown == mark.isoformat(timespec="microseconds") and published_at is not None
+
+
+def test_an_incremental_fact_equals_a_full_refresh(checkout: Checkout, outputs: list[str]) -> None:
+    with checkout.warehouse() as warehouse:
+        before = rows(warehouse, "select * from marts.fct_sales order by order_item_id")
+    done = checkout.run(
+        "exec", "dbt", "run", "--project-dir", "dbt", "--profiles-dir", "dbt", "-s", "fct_sales", "--full-refresh"
+    )
+    assert done.returncode == 0, done.stdout
+    with checkout.warehouse() as warehouse:
+        assert rows(warehouse, "select * from marts.fct_sales order by order_item_id") == before
+
+
+def test_nothing_is_left_in_staging(checkout: Checkout, outputs: list[str]) -> None:
+    with checkout.warehouse() as warehouse:
+        assert rows(warehouse, "select relname from pg_class where relname like 'staging\\_%'") == []
+        assert rows(warehouse, "select * from _elt.extraction") == []
+
+
+def test_dbt_runs_alone(checkout: Checkout, outputs: list[str]) -> None:
+    done = checkout.run("exec", "dbt", "test", "--project-dir", "dbt", "--profiles-dir", "dbt")
+    assert done.returncode == 0 and "Completed successfully" in done.stdout, done.stdout
+    assert "PASS=45" in done.stdout  # 40 data tests, 5 unit tests
+
+
+def test_a_failing_test_fails_at_once_and_names_its_rows(checkout: Checkout, outputs: list[str]) -> None:
+    with checkout.source() as source:
+        source.execute("update order_items set quantity = quantity + 1 where id = 1")
+        source.execute("update orders set updated_at = now() - interval '1 hour' where id = 1")
+        source.execute("update order_items set updated_at = now() where id = 2")
+    done = checkout.run("run")
+    assert done.returncode == 1
+    assert "✗ staging.order_amount_equals_its_items" in done.stdout
+    assert "select * from" in done.stdout and "dbt_test_failures" in done.stdout
+    assert "marts.fct_sales.run" not in done.stdout
+    with checkout.source() as source:
+        source.execute("update order_items set quantity = quantity - 1 where id = 1")
+    assert checkout.run("run").returncode == 0
+    assert_marts_equal_source(checkout)

@@ -1,0 +1,31 @@
+"""Imports run one way: dags → include; below the task wrappers nothing knows Airflow."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from include.local.environment import ROOT
+
+KNOW_AIRFLOW = {"tasks.py", "rendering.py", "dbt_tasks.py", "reports.py"}
+MODULES = sorted((ROOT / "include").rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level packages a module imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path: Path) -> None:
+    assert not imported(path) & {"dags", "plugins", "tests"}
+    if path.name not in KNOW_AIRFLOW:
+        assert not imported(path) & {"airflow", "cosmos"}, "only the wrappers know Airflow; take a connection instead"
