@@ -71,12 +71,12 @@ lint: setup ## check the style of Python and SQL; changes nothing
 	$(BIN)/black --check --quiet .
 	$(BIN)/flake8
 	$(LOCAL) exec sqlfluff lint --disable-progress-bar dbt
-	$(BIN)/sqlfluff lint --disable-progress-bar include/sql
+	$(BIN)/sqlfluff lint --disable-progress-bar --templater placeholder include
 
 fix: setup ## format Python and SQL
 	$(BIN)/black .
 	$(LOCAL) exec sqlfluff fix --disable-progress-bar dbt
-	$(BIN)/sqlfluff fix --disable-progress-bar include/sql
+	$(BIN)/sqlfluff fix --disable-progress-bar --templater placeholder include
 
 lock: setup ## write requirements.lock from requirements.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -106,7 +106,7 @@ class LoadResult(_Message):
     """What a load did, as its ledger row says. `mark` is None where the watermark stays."""
 
     source: str
-    table: str
+    table_name: str
     mode: Mode
     mark: datetime | None
     rows_extracted: int

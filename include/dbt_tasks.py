@@ -73,6 +73,7 @@ class _InProcess(DbtLocalBaseOperator):
         self, cmd: list[str], env: dict[str, Any], context: Context, *args: Any, **kwargs: Any
     ) -> dbtRunnerResult:
         """Invoke dbt on the node; `cmd` is Cosmos's command line without its project and profile flags."""
+        from dbt.adapters.factory import reset_adapters
         from dbt.cli.main import dbtRunner
 
         profile = profile_environment(dbt_hook().connection.get_uri())
@@ -82,7 +83,10 @@ class _InProcess(DbtLocalBaseOperator):
             target = Path(folder) / "target"
             arguments = [*cmd[1:], "--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR)]
             arguments += ["--profile", PROFILE, "--target", TARGET, "--target-path", str(target), "--log-path", folder]
-            result = dbtRunner(manifest=manifest).invoke([*arguments, *QUIET])
+            try:
+                result = dbtRunner(manifest=manifest).invoke([*arguments, *QUIET])
+            finally:
+                reset_adapters()  # or the next invocation in this process finds this one's connections
             self.store_compiled_sql(folder, context)
             self._override_rtif(context)
         if result.success and not result.result.results:

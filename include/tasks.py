@@ -48,19 +48,23 @@ def open_run(source: str) -> dict[str, Any]:
 
 
 # Tables are read one after another (include/rendering.py), but one that fails or is left out must not stop the next.
-@task(task_id="extract", trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
-def extract(table: str, horizon: dict[str, Any]) -> dict[str, Any]:
+@task(task_id="extract", trigger_rule=TriggerRule.ALL_DONE)
+def extract(table: str, horizon: dict[str, Any] | None) -> dict[str, Any]:
     """Stage the rows of this run's window in the warehouse.
 
     Args:
         table: `source.table`.
-        horizon: From the source's `horizon` task.
+        horizon: From the source's `horizon` task; None where that failed.
 
     Returns:
         A `Batch` as JSON.
     """
     context = get_current_context()
     spec, run_id = _spec(table), context["run_id"]
+    if horizon is None:
+        raise AirflowFailException(
+            f"the horizon of source {spec.source} was not read: clear {spec.source}.horizon first"
+        )
     if table not in context["params"].get("tables", [table]):
         raise AirflowSkipException(f"{table} is not among the tables chosen for this run")
     with (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import os
 import shutil
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from include.local.environment import (
     installation,
     libpq_uri,
     needs_embedded_server,
+    number,
     user_environment,
     write_shell_file,
 )
@@ -40,6 +40,7 @@ def main() -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
     try:
         return COMMANDS[given.command](installation(), given.arguments) or 0
     except LocalError as error:
@@ -60,9 +61,8 @@ def prepare(here: Installation) -> dict[str, str]:
     here.logs.mkdir(parents=True, exist_ok=True)
     if needs_embedded_server(user):
         _check_disk(here)
-        port = int(user["PG_PORT"]) if user.get("PG_PORT") else None
         with _lock(here, "server", wait=True):
-            provision(here.server(port).start(), here.secrets())
+            provision(here.server(number(user, "PG_PORT")).start(), here.secrets())
     computed = environment(here, user, _ui_port())
     write_shell_file(here, computed)
     return computed
@@ -143,13 +143,15 @@ def _advance_shop(here: Installation) -> str:
         if shop_exists(connection):
             changed = change_shop(connection, seed=int(now.timestamp()))
             return "shop changed: " + ", ".join(f"{count:,} {name}" for name, count in changed.items())
-        rows, seed = int(os.environ.get("ROWS") or 200_000), int(os.environ.get("SEED") or 42)
-        created = create_shop(connection, rows, seed, now)
+        user = user_environment()
+        orders, seed = number(user, "ROWS", 200_000), number(user, "SEED", 42)
+        assert orders and seed
+        created = create_shop(connection, orders, seed, now)
         return "shop created: " + ", ".join(f"{count:,} {name}" for name, count in created.items())
 
 
 def _ui_port() -> int:
-    return int(os.environ.get("UI_PORT") or 8080)
+    return number(user_environment(), "UI_PORT", 8080) or 8080
 
 
 def _check_disk(here: Installation) -> None:

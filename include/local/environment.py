@@ -56,7 +56,7 @@ class Installation:
 
 def installation() -> Installation:
     """The installation of this checkout: `.local`, or where `ELT_STATE` says."""
-    return Installation(Path(os.environ.get("ELT_STATE") or ROOT / ".local").resolve())
+    return Installation(Path(user_environment().get("ELT_STATE") or ROOT / ".local").resolve())
 
 
 def user_environment() -> dict[str, str]:
@@ -66,7 +66,22 @@ def user_environment() -> dict[str, str]:
         LocalError: a line of `.env` is not KEY=VALUE.
     """
     path = ROOT / ".env"
-    return {**(parse_env_file(path) if path.exists() else {}), **os.environ}
+    given = {key: value for key, value in os.environ.items() if value}  # make passes on what is unset as empty
+    return {**(parse_env_file(path) if path.exists() else {}), **given}
+
+
+def number(user: dict[str, str], name: str, default: int | None = None) -> int | None:
+    """A variable that has to be a whole number above zero; `default` where it is not set.
+
+    Raises:
+        LocalError: it is something else.
+    """
+    value = user.get(name)
+    if value is None:
+        return default
+    if not value.isdecimal() or int(value) == 0:
+        raise LocalError(f"{name} is {value!r}; write a whole number above zero")
+    return int(value)
 
 
 def parse_env_file(path: Path) -> dict[str, str]:

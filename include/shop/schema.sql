@@ -1,4 +1,4 @@
--- Rerunnable: every statement does nothing when its object is there already. The shop's source tables, in schema public.
+-- Rerunnable: every statement does nothing where its object exists. The shop's source tables, in schema public.
 -- order_items is the one addition to the given tables: without it a sale has no product, and the star no dim_products.
 
 create table if not exists public.customers (

@@ -4,7 +4,7 @@ select
     %(source)s,
     %(table)s,
     %(run_id)s,
-    coalesce(max(ledger.load_id), 0)
+    coalesce(max(ledger.load_id), 0) as after_load_id
 from _elt.load_ledger as ledger
 where ledger.source = %(source)s and ledger.table_name = %(table)s
 returning extraction_id, after_load_id, started_at

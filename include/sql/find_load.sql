@@ -1,7 +1,7 @@
 -- Reads only. The load of one extraction, or no row.
 select
     source,
-    table_name as "table",
+    table_name,
     mode,
     mark,
     rows_extracted,

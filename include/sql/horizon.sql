@@ -15,10 +15,12 @@ with sessions as (
 ),
 
 oldest as (
-    select *
+    select
+        min(xact_start) as xact_start,
+        (array_agg(pid order by xact_start))[1] as pid,
+        (array_agg(usename order by xact_start))[1] as usename,
+        (array_agg(application_name order by xact_start))[1] as application_name
     from sessions
-    order by xact_start
-    limit 1
 )
 
 select
@@ -26,13 +28,12 @@ select
     least(statement_timestamp(), oldest.xact_start) as at,
     pg_is_in_recovery() as in_recovery,
     pg_has_role(current_user, 'pg_read_all_stats', 'usage') as sees_all_sessions,
-    exists (
+    exists(
         select 1
         from pg_prepared_xacts
-        where database = current_database()
+        where pg_prepared_xacts.database = current_database()
     ) as has_prepared,
     oldest.pid,
     oldest.usename,
     oldest.application_name
-from (values (1)) as always
-left join oldest on true
+from oldest

@@ -1,4 +1,4 @@
--- Reads only. Strictly increasing per table in commit order, even where the clock steps back: its caller holds the lock.
+-- Reads only. Its caller holds the table's lock: strictly increasing in commit order, even where the clock steps back.
 select
     greatest(
         clock_timestamp(),

@@ -11,7 +11,8 @@ begin
 end
 $$;
 
-grant raw_loader, dbt_transformer to warehouse_admin;
+grant raw_loader to warehouse_admin;
+grant dbt_transformer to warehouse_admin;
 revoke all on database warehouse from public;
 revoke all on schema public from public;
 grant connect on database warehouse to raw_loader, dbt_transformer, bi_reader;
