@@ -13,7 +13,9 @@ def test_the_lock_holds_every_named_package_at_its_version() -> None:
     named = re.findall(r"^[a-z0-9-]+==\S+$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     assert len(named) > 15
     for pin in named:
-        assert re.search(rf"^{re.escape(pin)}( ;| \\)", LOCK, re.MULTILINE), f"{pin} is not in the lock: run `make lock`"
+        assert re.search(
+            rf"^{re.escape(pin)}( ;| \\)", LOCK, re.MULTILINE
+        ), f"{pin} is not in the lock: run `make lock`"
 
 
 def test_every_locked_package_is_hashed() -> None:
