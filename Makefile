@@ -38,8 +38,8 @@ clean: setup ## stop the server and remove .local
 airflow: setup ## any Airflow command: make airflow CMD="dags list-import-errors --local"
 	@$(LOCAL) exec airflow $(CMD)
 
-psql: setup ## a shell on the warehouse, if psql is installed
-	@psql "$$($(LOCAL) dsn-warehouse)"
+psql: setup ## a shell on the warehouse
+	@$(LOCAL) psql
 
 dsn-source: setup ## print the URI of the shop's database
 	@$(LOCAL) dsn-source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import fcntl
 import shutil
 import signal
@@ -15,7 +16,7 @@ from datetime import UTC, datetime
 import psycopg
 
 from include.local import metadata, pipeline, ui
-from include.local.databases import SOURCE, WAREHOUSE, provision
+from include.local.databases import ADMIN, SOURCE, WAREHOUSE, provision, require_tables
 from include.local.environment import (
     Installation,
     environment,
@@ -27,8 +28,14 @@ from include.local.environment import (
     write_shell_file,
 )
 from include.local.errors import LocalError
+from include.local.servers import HIGHEST_PORT
 
 NEEDED_BYTES = 1_500_000_000
+FULL_BYTES = 20_000_000
+"""With less than this left, the disk is what ended a connection or a write."""
+
+MADE_HERE = ("airflow", "credentials", "dbt", "env", "logs", "postgres", "run.lock", "server.lock")
+"""How the names of what lies in a state folder begin."""
 
 Command = Callable[[Installation, list[str]], int | None]
 
@@ -40,15 +47,15 @@ def main() -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGHUP, lambda *_: sys.exit(129))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         return COMMANDS[given.command](installation(), given.arguments) or 0
     except LocalError as error:
         print(f"error: {error}", file=sys.stderr)
-    except psycopg.OperationalError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-    except OSError as error:
-        print(f"error: {error.strerror}: {error.filename or ''}", file=sys.stderr)
+    except (psycopg.OperationalError, OSError) as error:
+        print(f"error: {_sentence(installation(), error)}", file=sys.stderr)
     except KeyboardInterrupt:
         print("\nInterrupted. Nothing is lost: the same command goes on from here.", file=sys.stderr)
         return 130
@@ -61,9 +68,10 @@ def prepare(here: Installation) -> dict[str, str]:
     here.logs.mkdir(parents=True, exist_ok=True)
     if needs_embedded_server(user):
         _check_disk(here)
+        port = number(user, "PG_PORT", highest=HIGHEST_PORT)
         with _lock(here, "server", wait=True):
-            provision(here.server(number(user, "PG_PORT")).start(), here.secrets())
-    computed = environment(here, user, _ui_port())
+            provision(here.server(port).start(), here.secrets())
+    computed = environment(here, user, _ui_port(user))
     write_shell_file(here, computed)
     return computed
 
@@ -71,26 +79,31 @@ def prepare(here: Installation) -> dict[str, str]:
 def run(here: Installation, _: list[str]) -> int:
     """Bring the sample shop up to date and run the pipeline once."""
     here.state.mkdir(parents=True, exist_ok=True)
-    with _lock(here, "run"):
+    with _lock(here, "run") as lock:
         console = pipeline.Console()
         computed = prepare(here)
         console.step("databases ready")
-        if not user_environment().get("AIRFLOW_CONN_SHOP"):
+        if own := user_environment().get("AIRFLOW_CONN_SHOP"):
+            require_tables(libpq_uri(own), "shop")
+        else:
             console.step(_advance_shop(here))
         pipeline.migrate(here, computed)
         metadata.end_interrupted_runs(here.metadata)
         console.step("Airflow ready; starting elt_pipeline")
-        return 0 if pipeline.run_dag(here, computed, console) else 1
+        try:
+            return 0 if pipeline.run_dag(here, computed, console, lock) else 1
+        finally:
+            metadata.end_interrupted_runs(here.metadata)
 
 
 def serve_ui(here: Installation, _: list[str]) -> None:
     """Airflow's UI and scheduler, until Ctrl-C."""
     here.state.mkdir(parents=True, exist_ok=True)
-    with _lock(here, "run"):
+    with _lock(here, "run") as lock:
         computed = prepare(here)
         pipeline.migrate(here, computed)
         metadata.end_interrupted_runs(here.metadata)
-        ui.serve(here, computed, _ui_port())
+        ui.serve(here, computed, _ui_port(user_environment()), lock)
 
 
 def shop(here: Installation, _: list[str]) -> None:
@@ -106,9 +119,15 @@ def stop(here: Installation, _: list[str]) -> None:
 
 def clean(here: Installation, _: list[str]) -> None:
     """Stop the embedded server and remove all local state."""
+    if not here.state.exists():
+        print(f"{here.state} does not exist: nothing to remove")
+        return
+    foreign = [path.name for path in here.state.iterdir() if not path.name.startswith(MADE_HERE)]
+    if foreign:
+        raise LocalError(f"{here.state} also holds {foreign[0]!r}, which is not from here; move it away first")
     with _lock(here, "run"):
         here.server().remove()
-    shutil.rmtree(here.state)
+        shutil.rmtree(here.state)
     print(f"removed {here.state}")
 
 
@@ -121,6 +140,14 @@ def dsn(role: str, database: str, connection: str) -> Command:
         print(libpq_uri(own) if own else here.server().dsn(role, here.secrets()[role], database))
 
     return command
+
+
+def psql(here: Installation, arguments: list[str]) -> int:
+    """A shell on the warehouse, in the client that came with the server."""
+    prepare(here)
+    own = user_environment().get("AIRFLOW_CONN_WAREHOUSE")
+    uri = libpq_uri(own) if own else here.server().dsn(ADMIN, here.secrets()[ADMIN], WAREHOUSE)
+    return subprocess.run([here.server().psql, uri, *arguments], check=False).returncode
 
 
 def execute(here: Installation, arguments: list[str]) -> int:
@@ -138,20 +165,19 @@ def _advance_shop(here: Installation) -> str:
     """First create the shop, later insert and update a slice of it; what was done, as one line."""
     from include.shop.generate import change_shop, create_shop, shop_exists
 
-    now = datetime.now(UTC)
+    user, now = user_environment(), datetime.now(UTC)
+    rows, seed = number(user, "ROWS", 200_000), number(user, "SEED", 42)
+    assert rows and seed
     with psycopg.connect(here.server().dsn("shop_app", here.secrets()["shop_app"], SOURCE)) as connection:
         if shop_exists(connection):
             changed = change_shop(connection, seed=int(now.timestamp()))
             return "shop changed: " + ", ".join(f"{count:,} {name}" for name, count in changed.items())
-        user = user_environment()
-        orders, seed = number(user, "ROWS", 200_000), number(user, "SEED", 42)
-        assert orders and seed
-        created = create_shop(connection, orders, seed, now)
+        created = create_shop(connection, rows, seed, now)
         return "shop created: " + ", ".join(f"{count:,} {name}" for name, count in created.items())
 
 
-def _ui_port() -> int:
-    return number(user_environment(), "UI_PORT", 8080) or 8080
+def _ui_port(user: dict[str, str]) -> int:
+    return number(user, "UI_PORT", 8080, HIGHEST_PORT) or 8080
 
 
 def _check_disk(here: Installation) -> None:
@@ -164,8 +190,19 @@ def _check_disk(here: Installation) -> None:
         )
 
 
+def _sentence(here: Installation, error: Exception) -> str:
+    """What happened, in one line. A full disk shows as a server that hung up, as often as not."""
+    folder = next(path for path in (here.state, *here.state.parents) if path.exists())
+    if getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(folder).free < FULL_BYTES:
+        return f"no disk space left in {folder}; free some and run the same command again"
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {error.filename or ''}"
+    return " ".join(str(error).split())
+
+
 @contextmanager
-def _lock(here: Installation, name: str, wait: bool = False) -> Iterator[None]:
+def _lock(here: Installation, name: str, wait: bool = False) -> Iterator[int]:
+    """Hold a lock of the installation; yields its descriptor, for children that are to hold it after our death."""
     with (here.state / f"{name}.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -173,7 +210,7 @@ def _lock(here: Installation, name: str, wait: bool = False) -> Iterator[None]:
             raise LocalError(
                 "`make run` or `make ui` is at work on this checkout; wait, stop it, or trigger the DAG in its UI"
             ) from None
-        yield
+        yield file.fileno()
 
 
 COMMANDS: dict[str, Command] = {
@@ -184,7 +221,8 @@ COMMANDS: dict[str, Command] = {
     "clean": clean,
     "exec": execute,
     "dsn-source": dsn("shop_app", SOURCE, "AIRFLOW_CONN_SHOP"),
-    "dsn-warehouse": dsn("warehouse_admin", WAREHOUSE, "AIRFLOW_CONN_WAREHOUSE"),
+    "psql": psql,
+    "dsn-warehouse": dsn(ADMIN, WAREHOUSE, "AIRFLOW_CONN_WAREHOUSE"),
 }
 
 if __name__ == "__main__":

@@ -7,10 +7,34 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
+from include.local.errors import LocalError
 from include.local.servers import EmbeddedPostgres
 
 SOURCE, WAREHOUSE = "shop", "warehouse"
-ROLES = ("shop_app", "shop_reader", "raw_loader", "dbt_transformer", "bi_reader", "warehouse_admin")
+ADMIN = "warehouse_admin"
+"""The person at the keyboard: reads all of the warehouse, and may repair it as the loader and as dbt."""
+ROLES = ("shop_app", "shop_reader", "raw_loader", "dbt_transformer", "bi_reader", ADMIN)
+
+
+def require_tables(uri: str, source: str) -> None:
+    """Make sure that a source database of the user's own has the tables that its dbt source entry names.
+
+    Raises:
+        LocalError: one is missing, or not visible to the user of `uri`.
+    """
+    from include.dbt_project import MODELS_DIR
+    from include.sources import load_specs
+
+    names = [(each.schema_name, each.identifier) for each in load_specs(MODELS_DIR) if each.source == source]
+    with psycopg.connect(uri) as connection:
+        query = "select 1 from pg_class where relnamespace = to_regnamespace(%s) and relname = %s"
+        missing = [name for name in names if not connection.execute(query, (f'"{name[0]}"', name[1])).fetchone()]
+        database = connection.info.dbname
+    if missing:
+        raise LocalError(
+            f"database {database} of AIRFLOW_CONN_{source.upper()} has no table {'.'.join(missing[0])}: create it, "
+            f"take it out of dbt's {source} sources, or unset AIRFLOW_CONN_{source.upper()} to use the sample shop"
+        )
 
 
 def provision(server: EmbeddedPostgres, passwords: dict[str, str]) -> None:

@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import secrets
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, urlencode
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+
+from psycopg.pq import Conninfo
 
 from include.local.databases import ROLES, SOURCE, WAREHOUSE
 from include.local.errors import LocalError
 from include.local.servers import EmbeddedPostgres
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+
+BIN_DIR = ROOT / ".venv" / "bin"
+
+PLACES = (
+    "AIRFLOW_HOME",
+    "AIRFLOW_CONFIG",
+    "AIRFLOW__CORE__DAGS_FOLDER",
+    "AIRFLOW__CORE__PLUGINS_FOLDER",
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+    "DBT_TARGET_PATH",
+    "PYTHONPATH",
+)
+"""Variables that are never taken from the user's shell."""
+
+LIBPQ_OPTIONS = {option.keyword.decode() for option in Conninfo.get_defaults()}
+
+SOURCED = "ELT_SOURCED"
+"""Set by `.local/env`: a mark for each variable that came from there, and so is not the user's own."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +83,17 @@ def installation() -> Installation:
 
 
 def user_environment() -> dict[str, str]:
-    """The process environment over the checkout's `.env` file, if there is one.
+    """What the user set: the process environment over the checkout's `.env` file, if there is one.
 
     Raises:
         LocalError: a line of `.env` is not KEY=VALUE.
     """
     path = ROOT / ".env"
-    given = {key: value for key, value in os.environ.items() if value}  # make passes on what is unset as empty
+    given = {key: value for key, value in _without_sourced(os.environ).items() if value}  # make exports unset as empty
     return {**(parse_env_file(path) if path.exists() else {}), **given}
 
 
-def number(user: dict[str, str], name: str, default: int | None = None) -> int | None:
+def number(user: Mapping[str, str], name: str, default: int | None = None, highest: int = 10**9) -> int | None:
     """A variable that has to be a whole number above zero; `default` where it is not set.
 
     Raises:
@@ -79,9 +102,18 @@ def number(user: dict[str, str], name: str, default: int | None = None) -> int |
     value = user.get(name)
     if value is None:
         return default
-    if not value.isdecimal() or int(value) == 0:
-        raise LocalError(f"{name} is {value!r}; write a whole number above zero")
+    if not value.isdecimal() or not 0 < int(value) <= highest:
+        raise LocalError(f"{name} is {value!r}; write a whole number above zero, at most {highest}")
     return int(value)
+
+
+def _without_sourced(variables: Mapping[str, str]) -> dict[str, str]:
+    marks = set(variables.get(SOURCED, "").split())
+    return {key: value for key, value in variables.items() if key != SOURCED and _mark(key, value) not in marks}
+
+
+def _mark(key: str, value: str) -> str:
+    return hashlib.sha256(f"{key}={value}".encode()).hexdigest()[:12]
 
 
 def parse_env_file(path: Path) -> dict[str, str]:
@@ -94,7 +126,9 @@ def parse_env_file(path: Path) -> dict[str, str]:
         key, equals, value = line.removeprefix("export ").partition("=")
         if not equals or not key.strip().isidentifier():
             raise LocalError(f"{path.name} line {number} is {line!r}; write KEY=VALUE, or # before a comment")
-        values[key.strip()] = value.strip().strip("'\"")
+        value = value.strip()
+        is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+        values[key.strip()] = value[1:-1] if is_quoted else value
     return values
 
 
@@ -118,17 +152,37 @@ def connections(here: Installation, user: dict[str, str]) -> dict[str, str]:
 
 
 def libpq_uri(connection: str) -> str:
-    """An Airflow connection, written as URI or as JSON, as a libpq URI."""
-    if not connection.lstrip().startswith("{"):
-        return "postgresql://" + connection.partition("://")[2].removesuffix("?__extra__=%7B%7D")
+    """An Airflow connection, written as URI or as JSON, as a libpq URI; options that libpq does not know are left out.
+
+    Raises:
+        LocalError: it is not a PostgreSQL connection with a host and a database.
+    """
+    try:
+        kind, place, options = _from_json(connection) if connection.lstrip().startswith("{") else _from_uri(connection)
+    except (ValueError, TypeError, AttributeError):
+        kind, place, options = "", "", {}
+    if kind not in ("postgres", "postgresql") or not all(urlsplit(f"//{place}")[1:3]):
+        raise LocalError(
+            "an AIRFLOW_CONN_… variable is no PostgreSQL connection: "
+            "write postgresql://user:password@host:5432/database, or Airflow's JSON with host and schema"
+        )
+    query = urlencode({key: value for key, value in options.items() if key in LIBPQ_OPTIONS}, quote_via=quote)
+    return f"postgresql://{place}" + (f"?{query}" if query else "")
+
+
+def _from_uri(connection: str) -> tuple[str, str, dict[str, Any]]:
+    parts = urlsplit(connection)
+    options = dict(parse_qsl(parts.query))
+    return parts.scheme, parts.netloc + parts.path, options | json.loads(options.get("__extra__") or "{}")
+
+
+def _from_json(connection: str) -> tuple[str, str, dict[str, Any]]:
     given = json.loads(connection)
-    user, password = (quote(given.get(name) or "", safe="") for name in ("login", "password"))
+    login, password, host, schema = (str(given.get(name) or "") for name in ("login", "password", "host", "schema"))
     extra = given.get("extra") or {}
-    extra = json.loads(extra) if isinstance(extra, str) else extra
-    query = f"?{urlencode(extra)}" if extra else ""
-    return (
-        f"postgresql://{user}:{password}@{given.get('host', '')}:{given.get('port') or 5432}/{given['schema']}{query}"
-    )
+    user = quote(login, safe="") + (f":{quote(password, safe='')}" if password else "")
+    place = f"{user}@{host}:{given.get('port') or 5432}/{quote(schema, safe='')}" if host and schema else ""
+    return given.get("conn_type", ""), place, json.loads(extra) if isinstance(extra, str) else extra
 
 
 def airflow_settings(here: Installation, api_port: int) -> dict[str, str]:
@@ -162,9 +216,14 @@ def airflow_settings(here: Installation, api_port: int) -> dict[str, str]:
 
 
 def environment(here: Installation, user: dict[str, str], api_port: int = 8080) -> dict[str, str]:
-    """The full environment of a child process. What the user set wins over what is computed here."""
+    """The full environment of a child process.
+
+    What the user set wins, save for where things are: another project's AIRFLOW_HOME, metadata database or PYTHONPATH
+    in the person's shell must not be touched from here.
+    """
     made = {
         "AIRFLOW_HOME": str(here.airflow_home),
+        "AIRFLOW_CONFIG": str(here.airflow_home / "airflow.cfg"),
         "PYTHONPATH": str(ROOT),
         "DBT_TARGET_PATH": str(here.state / "dbt"),
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
@@ -172,15 +231,18 @@ def environment(here: Installation, user: dict[str, str], api_port: int = 8080) 
         "XDG_RUNTIME_DIR": str(here.state),
         **airflow_settings(here, api_port),
     }
-    bin_dir = str(ROOT / ".venv" / "bin")
-    path = {"PATH": f"{bin_dir}:{user.get('PATH', '')}"}
-    return {**made, **user, **connections(here, user), **path, "AIRFLOW_HOME": made["AIRFLOW_HOME"]}
+    places = {name: made[name] for name in PLACES}
+    path = {"PATH": f"{BIN_DIR}:{user.get('PATH', '')}"}
+    return {**made, **user, **connections(here, user), **path, **places}
 
 
 def write_shell_file(here: Installation, computed: dict[str, str]) -> Path:
     """`.local/env`, for `. .local/env && airflow …` in a person's own shell. Readable by its owner alone."""
     path = here.state / "env"
-    mine = sorted(key for key in computed if key not in os.environ or computed[key] != os.environ[key])
+    given = _without_sourced(os.environ)
+    mine = {key: value for key, value in sorted(computed.items()) if key != "PATH" and given.get(key) != value}
+    marks = " ".join(_mark(key, value) for key, value in mine.items())
+    lines = [f"export {key}={shlex.quote(value)}\n" for key, value in {**mine, SOURCED: marks}.items()]
     path.touch(mode=0o600)
-    path.write_text("".join(f"export {key}={shlex.quote(computed[key])}\n" for key in mine))
+    path.write_text("".join([*lines, f'export PATH={shlex.quote(str(BIN_DIR))}:"$PATH"\n']))
     return path

@@ -61,8 +61,14 @@ def migrate(here: Installation, environment: dict[str, str]) -> None:
     stamp.write_text(version)
 
 
-def run_dag(here: Installation, environment: dict[str, str], console: Console) -> bool:
+def run_dag(here: Installation, environment: dict[str, str], console: Console, lock: int) -> bool:
     """Run `airflow dags test elt_pipeline` and show each step as it ends.
+
+    Args:
+        here: The installation.
+        environment: Of the child process.
+        console: Where the steps are shown.
+        lock: Descriptor that the child keeps open, so that nobody else starts a run if this process is killed.
 
     Returns:
         Whether the run, with at least one task, succeeded.
@@ -71,7 +77,13 @@ def run_dag(here: Installation, environment: dict[str, str], console: Console) -
     log = here.logs / f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
     command = ["airflow", "dags", "test", DAG_ID]
     child = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        pass_fds=[lock],
     )
     try:
         failures = _follow(here, child, log, console, before)

@@ -19,8 +19,14 @@ SERVICES = ("api-server", "scheduler", "dag-processor", "triggerer")
 PATIENCE_SECONDS = 120
 
 
-def serve(here: Installation, environment: dict[str, str], port: int) -> None:
+def serve(here: Installation, environment: dict[str, str], port: int, lock: int) -> None:
     """Start the services, print where the UI is once all are healthy, and wait.
+
+    Args:
+        here: The installation.
+        environment: Of the services.
+        port: Of the UI.
+        lock: Descriptor that the services keep open, so that nobody starts others if this process is killed.
 
     Raises:
         LocalError: the port is taken, or a service ended or did not become healthy; names its log.
@@ -28,11 +34,13 @@ def serve(here: Installation, environment: dict[str, str], port: int) -> None:
     if not is_free(port):
         raise LocalError(f"port {port} is in use by another program; choose another with UI_PORT=")
     password = here.secrets()["admin"]
-    (here.airflow_home / "passwords.json").write_text(json.dumps({"admin": password}))
+    passwords = here.airflow_home / "passwords.json"
+    passwords.touch(mode=0o600)
+    passwords.write_text(json.dumps({"admin": password}))
     children: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for service in SERVICES:
-            children[service] = _start(service, environment, here.logs / f"{service}.log")
+            children[service] = _start(service, environment, here.logs / f"{service}.log", lock)
         _wait_until_healthy(here, children, port)
         print(f"Airflow is at http://{HOST}:{port}   user: admin   password: {password}\nCtrl-C stops it.", flush=True)
         _wait_for_end(here, children)
@@ -40,10 +48,11 @@ def serve(here: Installation, environment: dict[str, str], port: int) -> None:
         _stop(list(children.values()))
 
 
-def _start(service: str, environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+def _start(service: str, environment: dict[str, str], log: Path, lock: int) -> subprocess.Popen[bytes]:
+    command = ["airflow", service]
     with log.open("ab") as output:
         return subprocess.Popen(
-            ["airflow", service], env=environment, stdout=output, stderr=output, start_new_session=True
+            command, env=environment, stdout=output, stderr=output, start_new_session=True, pass_fds=[lock]
         )
 
 

@@ -44,7 +44,7 @@ def test_secrets_are_made_once_and_readable_by_their_owner_alone(here: Installat
     assert here.secrets() == here.secrets()
     assert stat.S_IMODE((here.state / "credentials.json").stat().st_mode) == 0o600
     assert stat.S_IMODE(env.write_shell_file(here, {"A": "b c"}).stat().st_mode) == 0o600
-    assert (here.state / "env").read_text() == "export A='b c'\n"
+    assert "export A='b c'\n" in (here.state / "env").read_text()
 
 
 def test_nothing_is_reported_home_and_nothing_shown_that_should_not_be(here: Installation) -> None:
