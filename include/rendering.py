@@ -89,6 +89,8 @@ class _Pipeline:
         self.last: dict[str, BaseOperator] = {}
         self.groups: dict[str, TaskGroup] = {}
         self.horizons: dict[str, Any] = {}
+        self.task_args: dict[str, Any] = {}
+        self._above: dict[str, set[str]] = {}
 
     def add_source(self, node: DbtNode) -> TaskGroup:
         """A source table: extract, then load."""
@@ -168,8 +170,10 @@ class _Pipeline:
                     yield unique_id
 
     def _ancestors(self, unique_id: str) -> set[str]:
-        above = set(self.parents.get(unique_id, ()))
-        return above.union(*(self._ancestors(parent) for parent in above))
+        if unique_id not in self._above:
+            parents = set(self.parents.get(unique_id, ()))
+            self._above[unique_id] = parents.union(*(self._ancestors(parent) for parent in parents))
+        return self._above[unique_id]
 
     def _arguments(self, unique_id: str) -> dict[str, Any]:
         node = self.nodes[unique_id]

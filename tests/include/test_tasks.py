@@ -1,0 +1,116 @@
+"""The task wrappers: what a run was asked for, and what happens to the Variable after a load."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from include import tasks
+from include.batch import LoadResult, to_text
+from include.errors import ConfigError, TerminalError, TransientError
+from include.sources import TableSpec
+
+SPEC = TableSpec(source="shop", table="orders", identifier="orders", key=["id"], cursor="updated_at")
+MARK = datetime(2026, 3, 1, 12, tzinfo=UTC)
+DAY = (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
+RESULT = LoadResult("shop", "orders", "incremental", MARK, 1, 1, 0, 0, MARK)
+
+
+def context(run_type: str = "manual", **params: Any) -> Any:
+    return {
+        "dag_run": SimpleNamespace(run_type=run_type),
+        "params": params,
+        "data_interval_start": DAY[0],
+        "data_interval_end": DAY[1],
+    }
+
+
+def test_a_scheduled_run_reads_from_the_watermark() -> None:
+    assert tasks.requested_window(context("scheduled")) is None
+
+
+def test_a_backfill_reads_its_data_interval() -> None:
+    assert tasks.requested_window(context("backfill")) == DAY
+
+
+def test_a_manual_run_reads_the_window_of_the_form() -> None:
+    asked = context(window_start="2026-01-01T00:00:00Z", window_end="2026-01-02 00:00")
+    assert tasks.requested_window(asked) == DAY
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"window_start": "2026-01-01"}, "parameter window_end is missing"),
+        ({"window_end": "2026-01-01"}, "parameter window_start is missing"),
+        ({"window_start": "2026-01-02", "window_end": "2026-01-01"}, "is not after window_start"),
+        ({"window_start": "2026-01-01", "window_end": "2026-01-01"}, "is not after window_start"),
+        ({"window_start": "soon", "window_end": "2026-01-01"}, "window_start is 'soon', not an ISO instant"),
+    ],
+)
+def test_an_impossible_window_is_refused(params: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tasks.requested_window(context(**params))
+
+
+@pytest.fixture
+def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Airflow's Variables as a dictionary; `published` is added when the ledger is told."""
+    kept: dict[str, str] = {}
+    fake = SimpleNamespace(
+        get=lambda key, default=None: kept.get(key, default),
+        set=lambda key, value, description=None: kept.__setitem__(key, value),
+    )
+    monkeypatch.setattr(tasks, "Variable", fake)
+    monkeypatch.setattr(tasks.ledger, "mark_published", lambda *_: kept.__setitem__("published", "yes"))
+    return kept
+
+
+def publish(before: str | None, result: LoadResult = RESULT) -> None:
+    tasks._publish_watermark(None, SPEC, result, before)  # type: ignore[arg-type]
+
+
+def test_the_variable_shows_the_mark_and_the_ledger_is_told(variables: dict[str, str]) -> None:
+    publish(before=None)
+    assert variables == {SPEC.watermark_key: to_text(MARK), "published": "yes"}
+
+
+def test_publishing_again_is_harmless(variables: dict[str, str]) -> None:
+    publish(before=None)
+    publish(before=None)
+    assert variables[SPEC.watermark_key] == to_text(MARK)
+
+
+def test_a_persons_edit_during_the_run_wins(variables: dict[str, str]) -> None:
+    variables[SPEC.watermark_key] = "2025-01-01T00:00:00+00:00"
+    publish(before="2026-02-01T00:00:00+00:00")
+    assert variables == {SPEC.watermark_key: "2025-01-01T00:00:00+00:00"}
+
+
+def test_a_load_without_a_mark_leaves_the_variable(variables: dict[str, str]) -> None:
+    publish(None, LoadResult("shop", "orders", "window", None, 1, 1, 0, 0, MARK))
+    assert variables == {}
+
+
+def test_a_shadowed_variable_fails_the_task(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.Variable, "get", lambda key, default=None: "2020-01-01T00:00:00+00:00")
+    with pytest.raises(TerminalError, match="remove AIRFLOW_VAR_WATERMARK__SHOP__ORDERS"):
+        publish(before="2020-01-01T00:00:00+00:00")
+    assert "published" not in variables
+
+
+@pytest.mark.parametrize("error", [TerminalError("x"), psycopg.errors.InsufficientPrivilege("x")])
+def test_what_a_retry_cannot_mend_fails_at_once(error: Exception) -> None:
+    with pytest.raises(AirflowFailException), tasks._no_retry_for_terminal_errors():
+        raise error
+
+
+@pytest.mark.parametrize("error", [TransientError("x"), psycopg.OperationalError("x")])
+def test_what_the_outside_broke_is_retried(error: Exception) -> None:
+    with pytest.raises(type(error)), tasks._no_retry_for_terminal_errors():
+        raise error
