@@ -37,10 +37,12 @@ CONNECTIONS = ("warehouse_dbt", "warehouse")
 TRANSIENT = re.compile(
     "could not connect|connection (refused|timed out|reset|to server)|server closed|terminating connection"
     "|the database system is|too many (clients|connections)|remaining connection slots|could not translate host"
-    "|deadlock detected|could not serialize|canceling statement|lock timeout|no space left|SSL (error|SYSCALL)",
+    "|deadlock detected|could not serialize|canceling statement|lock timeout|no space left|SSL (error|SYSCALL)"
+    "|pg_(class|type|namespace)_\\w+_index",
     re.IGNORECASE,
 )
-"""What dbt's message says when the outside failed. Anything else, a wrong statement for one, fails again and again."""
+"""What dbt's message says when the outside failed, or another run created the same thing first. Anything else, a wrong
+statement for one, fails again and again."""
 
 QUIET = ("--no-use-colors", "--no-write-json", "--no-populate-cache", "--log-level-file", "none")
 

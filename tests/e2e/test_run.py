@@ -93,6 +93,19 @@ def test_an_incremental_fact_equals_a_full_refresh(checkout: Checkout, outputs: 
         assert rows(warehouse, "select * from marts.fct_sales order by order_item_id") == before
 
 
+def test_a_staging_view_is_replaced_in_place(checkout: Checkout, outputs: list[str]) -> None:
+    """Building it alone, as clearing its task does, must not take away the views and readers that depend on it."""
+    views = "select oid, relname from pg_class where relkind = 'v' and relnamespace::regnamespace::text = any(%s)"
+    layers = (["staging", "intermediate"],)
+    with checkout.warehouse() as warehouse:
+        before = warehouse.execute(views, layers).fetchall()
+        assert len(before) == 5
+    done = checkout.run("exec", "dbt", "run", "--project-dir", "dbt", "--profiles-dir", "dbt", "-s", "stg_shop__orders")
+    assert done.returncode == 0, done.stdout
+    with checkout.warehouse() as warehouse:
+        assert warehouse.execute(views, layers).fetchall() == before
+
+
 def test_nothing_is_left_in_staging(checkout: Checkout, outputs: list[str]) -> None:
     with checkout.warehouse() as warehouse:
         assert rows(warehouse, "select relname from pg_class where relname like 'staging\\_%'") == []
