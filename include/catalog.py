@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import structlog
+from psycopg import sql
 from psycopg.rows import class_row
 
 from include.errors import ConfigError, DriftError, TerminalError
@@ -112,3 +113,10 @@ def added_columns(spec: TableSpec, source: tuple[Column, ...], raw: tuple[Column
             gone=sorted(gone),
         )
     return [column for column in source if column.name not in have]
+
+
+def estimated_rows(connection: Connection, query: sql.Composable) -> int:
+    """The planner's estimate of a query's rows; nothing is read."""
+    row = connection.execute(sql.SQL("explain (format json) {}").format(query)).fetchone()
+    assert row is not None
+    return row[0][0]["Plan"]["Plan Rows"]

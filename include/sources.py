@@ -32,7 +32,8 @@ class TableSpec(BaseModel):
         cursor: Column that grows with every insert and update (timestamptz, or timestamp with `cursor_zone`).
         mode: `incremental` upserts rows whose cursor moved; `append` inserts new keys and never updates;
             `full` reads everything each time.
-        deletes: `soft` stamps `_deleted_at` on rows that a full read no longer finds; `ignore` keeps them.
+        deletes: `soft` stamps `_deleted_at` on rows that are gone from the source; `ignore` keeps them. With
+            `incremental`, every run then compares keys and cursors by bucket: a scan of the table on both sides.
         overlap: How far before the watermark each run reads again. Covers clocks of writers that run behind.
         null_cursor: `error` refuses rows without a cursor value; `always` reads them in every run.
         cursor_zone: IANA time zone of a cursor without one (`timestamp`).
@@ -83,8 +84,10 @@ class TableSpec(BaseModel):
                     + " and ".join(f"`{name}:`" for name in missing)
                     + ", or set `mode: full`"
                 )
-            if self.deletes == "soft":
-                raise ValueError("deletes 'soft' needs `mode: full`, the only mode that sees every key")
+        if self.deletes == "soft" and (self.mode == "append" or not self.key):
+            raise ValueError(
+                "deletes 'soft' needs `key:` and `mode: incremental` or `full`; append never changes a row"
+            )
         if self.cursor_zone and self.overlap < timedelta(hours=1):
             raise ValueError("a cursor without a time zone needs `overlap: 1 hour` or more (clock changes)")
         return self

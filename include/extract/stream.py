@@ -20,6 +20,9 @@ class Copied:
     rows: int
     bytes: int
 
+    def __add__(self, other: Copied) -> Copied:
+        return Copied(self.rows + other.rows, self.bytes + other.bytes)
+
 
 def stream(source: Connection, copy_out: sql.Composable, target: Connection, copy_in: sql.Composable) -> Copied:
     """Pump `copy_out` on the source into `copy_in` on the target, inside the target's open transaction.

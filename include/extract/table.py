@@ -10,9 +10,12 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from include.batch import Batch, Horizon, Window
+from include.buckets import WHOLE, Buckets
 from include.catalog import Column, added_columns, check_types, columns_of, source_columns
 from include.errors import TerminalError, TransientError
-from include.extract.stream import stream
+from include.extract.deletes import differing_buckets
+from include.extract.rows import in_window, instant, rows_of
+from include.extract.stream import Copied, stream
 from include.load import ledger
 from include.sessions import Connection, identifiers, snapshot
 from include.sources import TableSpec
@@ -66,10 +69,10 @@ def extract_table(
         _refuse_null_cursors(source, spec, columns)
         with warehouse.transaction():
             warehouse.execute(_create_staging(ticket, columns))
-            copied = stream(source, copy_out(spec, columns, window), warehouse, _copy_in(ticket, columns))
+            copied, held = _stage(source, warehouse, spec, columns, window, ticket)
             if window.mode == "incremental":
                 _warn_of_future_cursors(warehouse, spec, ticket, seen)
-            ledger.still_current(warehouse, spec, ticket)
+            ledger.hold(warehouse, spec, ticket, held)
     log.info("extracted", table=spec.name, mode=window.mode, rows=copied.rows, bytes=copied.bytes)
     return Batch(
         source=spec.source,
@@ -91,29 +94,34 @@ def extract_table(
     )
 
 
-def copy_out(spec: TableSpec, columns: tuple[Column, ...], window: Window) -> sql.Composed:
-    """`copy (select … where lower <= cursor < upper) to stdout` for a window; instants as literals, COPY binds none."""
-    bounds: list[sql.Composable] = []
-    if spec.cursor:
-        for bound, comparison in ((window.lower, ">="), (window.upper, "<")):
-            if bound:
-                column, operator = sql.Identifier(spec.cursor), sql.SQL(comparison)  # type: ignore[arg-type]
-                bounds.append(sql.SQL(" ").join((column, operator, _instant(spec, bound))))
-    where: sql.Composable = sql.SQL(" and ").join(bounds)
-    if bounds and spec.cursor and spec.null_cursor == "always":
-        where = sql.SQL("({}) or {} is null").format(where, sql.Identifier(spec.cursor))
-    return sql.SQL("copy (select {columns} from {table}{where}) to stdout").format(
-        columns=identifiers([column.name for column in columns]),
-        table=sql.Identifier(spec.schema_name, spec.identifier),
-        where=sql.SQL(" where ") + where if bounds else sql.SQL(""),
-    )
+def _stage(
+    source: Connection,
+    warehouse: Connection,
+    spec: TableSpec,
+    columns: tuple[Column, ...],
+    window: Window,
+    ticket: ledger.Ticket,
+) -> tuple[Copied, Buckets | None]:
+    """Stream the window's rows into staging, and all rows of buckets in which a row is gone; the buckets held whole."""
 
+    def copy(where: sql.Composable) -> Copied:
+        names = identifiers([column.name for column in columns])
+        # FREEZE: staging was created in this transaction; a reader with an older snapshot sees all of it or nothing.
+        copy_in = sql.SQL("copy {} ({}) from stdin (freeze)").format(ticket.staging, names)
+        copy_out = sql.SQL("copy ({}) to stdout").format(rows_of(spec, columns, where))
+        return stream(source, copy_out, warehouse, copy_in)
 
-def _instant(spec: TableSpec, instant: datetime) -> sql.Composable:
-    literal = sql.Literal(instant)
-    if spec.cursor_zone is None:
-        return literal
-    return sql.SQL("({} at time zone {})").format(literal, sql.Literal(spec.cursor_zone))
+    wanted = in_window(spec, window)
+    copied = copy(wanted)
+    if window.mode in ("first", "full"):
+        return copied, WHOLE
+    if window.mode != "incremental" or spec.deletes == "ignore":
+        return copied, None
+    held = differing_buckets(source, warehouse, spec, columns, ticket.staging)
+    if not held.numbers:
+        return copied, None
+    key = identifiers(spec.key)
+    return copied + copy(sql.SQL("{} and ({}) is not true").format(held.condition(key), wanted)), held
 
 
 def _preflight(source: Connection, warehouse: Connection, spec: TableSpec) -> tuple[Column, ...]:
@@ -153,17 +161,11 @@ def _create_staging(ticket: ledger.Ticket, columns: tuple[Column, ...]) -> sql.C
     return sql.SQL("create table {} ({})").format(ticket.staging, sql.SQL(", ").join(definitions))
 
 
-def _copy_in(ticket: ledger.Ticket, columns: tuple[Column, ...]) -> sql.Composed:
-    # FREEZE: the table was created in this transaction; a reader with an older snapshot sees all of it or nothing.
-    names = identifiers([column.name for column in columns])
-    return sql.SQL("copy {} ({}) from stdin (freeze)").format(ticket.staging, names)
-
-
 def _warn_of_future_cursors(warehouse: Connection, spec: TableSpec, ticket: ledger.Ticket, seen: _Snapshot) -> None:
     assert spec.cursor is not None
     query = sql.SQL("select count(*) from {} where {} > {}")
     row = warehouse.execute(
-        query.format(ticket.staging, sql.Identifier(spec.cursor), _instant(spec, seen.taken_at))
+        query.format(ticket.staging, sql.Identifier(spec.cursor), instant(spec, seen.taken_at))
     ).fetchone()
     if row and row[0]:
         log.warning("rows carry a cursor in the future: read again until it passes", table=spec.name, rows=row[0])

@@ -10,6 +10,7 @@ import structlog
 from psycopg import sql
 from psycopg.rows import class_row, namedtuple_row
 
+from include.buckets import Buckets
 from include.errors import TerminalError
 from include.sessions import Connection
 from include.sources import TableSpec
@@ -76,15 +77,23 @@ def begin(connection: Connection, spec: TableSpec, run_id: str) -> Ticket:
     return ticket
 
 
-def still_current(connection: Connection, spec: TableSpec, ticket: Ticket) -> None:
-    """Hold the extraction's row until the transaction ends.
+def hold(connection: Connection, spec: TableSpec, ticket: Ticket, buckets: Buckets | None) -> None:
+    """Note which buckets are staged whole, and hold the extraction's row until the transaction ends.
 
     Raises:
         TerminalError: a later attempt has discarded this one meanwhile; what it staged must not be committed.
     """
-    query = "select 1 from _elt.extraction where extraction_id = %s for share"
-    if connection.execute(query, (ticket.extraction_id,)).fetchone() is None:
+    query = "update _elt.extraction set bucket_count = %s, buckets = %s where extraction_id = %s"
+    held = (buckets.count, list(buckets.numbers)) if buckets else (None, None)
+    if connection.execute(query, (*held, ticket.extraction_id)).rowcount == 0:
         raise TerminalError(f"{spec.name}: a later attempt has taken over; this one stops without a change")
+
+
+def held_buckets(connection: Connection, extraction_id: int) -> Buckets | None:
+    """The buckets of which an extraction staged every row."""
+    query = "select bucket_count, buckets from _elt.extraction where extraction_id = %s"
+    row = connection.execute(query, (extraction_id,)).fetchone()
+    return Buckets(row[0], tuple(row[1])) if row and row[0] else None
 
 
 def discard_leftovers(connection: Connection, spec: TableSpec, is_over: Callable[[str], bool]) -> None:
@@ -114,8 +123,9 @@ def discard_leftovers(connection: Connection, spec: TableSpec, is_over: Callable
 def discard(connection: Connection, extraction_id: int) -> None:
     """Forget an extraction and drop what it staged."""
     with connection.transaction():
-        connection.execute(sql.SQL("drop table if exists {}").format(staging_table(extraction_id)))
+        # First the row: an attempt that is about to commit holds it, and its table is then there to be dropped.
         connection.execute("delete from _elt.extraction where extraction_id = %s", (extraction_id,))
+        connection.execute(sql.SQL("drop table if exists {}").format(staging_table(extraction_id)))
 
 
 def mark_published(connection: Connection, spec: TableSpec) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import structlog
@@ -12,6 +12,7 @@ from psycopg import errors, sql
 from psycopg.rows import class_row, namedtuple_row
 
 from include.batch import Batch, LoadResult
+from include.buckets import Buckets
 from include.catalog import Column, added_columns, columns_of
 from include.errors import TerminalError
 from include.load import ledger
@@ -182,8 +183,9 @@ def _merge(connection: Connection, load: _Load, raw: tuple[Column, ...], newer: 
     if load.spec.key:
         gone = [c.name for c in raw if c.name not in load.names and not c.name.startswith("_")]
         counts = _upsert(connection, load, newer, gone)
-        if load.batch.mode == "full" and load.spec.deletes == "soft":
-            counts = _Counts(counts.inserted, counts.updated, _soft_delete(connection, load, newer))
+        held = ledger.held_buckets(connection, load.batch.extraction_id)
+        if held and load.spec.deletes == "soft":
+            counts = replace(counts, deleted=_soft_delete(connection, load, held, newer))
     else:
         counts = _replace(connection, load)
     connection.execute(sql.SQL("drop table {}").format(load.staging))
@@ -221,18 +223,18 @@ def _upsert(connection: Connection, load: _Load, newer: list[datetime], gone: li
 def _on_conflict(load: _Load, newer: list[datetime], gone: list[str]) -> sql.Composable:
     if load.spec.mode == "append":
         return sql.SQL("nothing")
-    changed = [name for name in load.names if name not in load.spec.key]
-    assignments = [sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in changed]
+    # The key too: 1.0 and 1.00, or `a` and `A` of a citext, are one key in different bytes.
+    assignments = [sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in load.names]
     assignments += [sql.SQL("{} = null").format(sql.Identifier(name)) for name in gone]
     # *<> compares the stored bytes: 1.0 and 1.00, 0 and -0 differ, and types without an equality work too.
     differs = sql.SQL("row({})::record *<> row({})::record").format(
-        identifiers(changed, sql.SQL("old.")), identifiers(changed, sql.SQL("excluded."))
+        identifiers(load.names, sql.SQL("old.")), identifiers(load.names, sql.SQL("excluded."))
     )
     return sql.SQL(
         "update set {assignments}, _loaded_at = excluded._loaded_at, _run_id = excluded._run_id, _deleted_at = null "
         "where ({differs} or old._deleted_at is not null) and {not_newer}"
     ).format(
-        assignments=sql.SQL(", ").join(assignments) if assignments else sql.SQL("_deleted_at = null"),
+        assignments=sql.SQL(", ").join(assignments),
         differs=differs,
         not_newer=_not_newer(newer),
     )
@@ -243,11 +245,12 @@ def _not_newer(newer: list[datetime]) -> sql.Composable:
     return sql.SQL("old._loaded_at <> all ({})").format(sql.Literal(newer)) if newer else sql.SQL("true")
 
 
-def _soft_delete(connection: Connection, load: _Load, newer: list[datetime]) -> int:
+def _soft_delete(connection: Connection, load: _Load, held: Buckets, newer: list[datetime]) -> int:
+    """Mark rows of buckets that were read whole, and in which the read did not find them."""
     query = sql.SQL(
         """
         update {raw} as old set _deleted_at = {loaded_at}, _loaded_at = {loaded_at}, _run_id = {run_id}
-        where old._deleted_at is null and {not_newer}
+        where old._deleted_at is null and {not_newer} and {in_buckets}
             and not exists (select 1 from {staging} as new where ({new_key}) = ({old_key}))
     """
     )
@@ -258,6 +261,7 @@ def _soft_delete(connection: Connection, load: _Load, newer: list[datetime]) -> 
             loaded_at=sql.Literal(load.loaded_at),
             run_id=sql.Literal(load.batch.run_id),
             not_newer=_not_newer(newer),
+            in_buckets=held.condition(identifiers(key, sql.SQL("old."))),
             staging=load.staging,
             new_key=identifiers(key, sql.SQL("new.")),
             old_key=identifiers(key, sql.SQL("old.")),

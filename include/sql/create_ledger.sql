@@ -40,8 +40,12 @@ create table if not exists _elt.extraction (
     table_name text not null,
     run_id text not null,
     after_load_id bigint not null,
-    started_at timestamptz not null default clock_timestamp()
+    started_at timestamptz not null default clock_timestamp(),
+    bucket_count integer,
+    buckets integer[]
 );
 
 comment on table _elt.extraction is
 'Extractions that were begun and not yet loaded; extraction n stages its rows in _elt.staging_n.';
+comment on column _elt.extraction.buckets is
+'Buckets, of bucket_count, of which every row is staged: what raw holds beyond that is gone from the source.';

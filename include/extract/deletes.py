@@ -1,0 +1,62 @@
+"""Find what a cursor does not show: rows that are gone, whose key changed, or that came back with an older cursor."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+from psycopg import sql
+
+from include.buckets import WHOLE, Buckets, count_for, differing, sums
+from include.catalog import Column, columns_of, estimated_rows
+from include.extract.rows import rows_of
+from include.sessions import Connection, identifiers
+from include.sources import TableSpec
+
+log = structlog.get_logger(__name__)
+
+
+def differing_buckets(
+    source: Connection, warehouse: Connection, spec: TableSpec, columns: tuple[Column, ...], staging: sql.Identifier
+) -> Buckets:
+    """The buckets in which keys and cursors of the source are not those that raw will have after this load.
+
+    A key that changed shows like a row deleted and one inserted; a table that was truncated and loaded again shows
+    whichever cursors its rows came back with. Where more than half of the buckets differ, all of them are returned.
+
+    Args:
+        source: In the snapshot that the window was read in.
+        warehouse: In the transaction that staged the window.
+        spec: An incremental table.
+        columns: Of the source.
+        staging: Where the window's rows are.
+    """
+    seen = (*spec.key, spec.cursor or "")
+    if not set(seen) <= {column.name for column in columns_of(warehouse, spec.raw_schema, spec.table)}:
+        return WHOLE
+    rows = rows_of(spec, columns)
+    count = count_for(estimated_rows(source, rows))
+    with ThreadPoolExecutor(1) as beside:
+        theirs = beside.submit(sums, warehouse, _raw_after_load(spec, seen, staging), spec.key, seen, count)
+        found = differing(sums(source, rows, spec.key, seen, count), theirs.result(), count)
+    log.info("keys compared", table=spec.name, buckets=count, differing=len(found.numbers))
+    return WHOLE if 2 * len(found.numbers) > count else found
+
+
+def _raw_after_load(spec: TableSpec, columns: tuple[str, ...], staging: sql.Identifier) -> sql.Composed:
+    """Living rows of raw under what is staged."""
+    return sql.SQL(
+        """
+        select {columns} from {staging}
+        union all
+        select {columns} from {raw} as old
+        where old._deleted_at is null
+            and not exists (select 1 from {staging} as new where ({new_key}) = ({old_key}))
+    """
+    ).format(
+        columns=identifiers(columns),
+        staging=staging,
+        raw=sql.Identifier(spec.raw_schema, spec.table),
+        new_key=identifiers(spec.key, sql.SQL("new.")),
+        old_key=identifiers(spec.key, sql.SQL("old.")),
+    )

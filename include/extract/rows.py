@@ -1,0 +1,43 @@
+"""Which rows of a source table an extraction reads, as SQL."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from psycopg import sql
+
+from include.batch import Window
+from include.catalog import Column
+from include.sessions import identifiers
+from include.sources import TableSpec
+
+
+def rows_of(spec: TableSpec, columns: tuple[Column, ...], where: sql.Composable = sql.SQL("true")) -> sql.Composed:
+    """`select … where`: the rows of a source table as they are extracted."""
+    return sql.SQL("select {} from {} where {}").format(
+        identifiers([column.name for column in columns]), sql.Identifier(spec.schema_name, spec.identifier), where
+    )
+
+
+def in_window(spec: TableSpec, window: Window) -> sql.Composable:
+    """`lower <= cursor < upper`, as far as the window is bounded; instants as literals, COPY binds none."""
+    bounds: list[sql.Composable] = []
+    if spec.cursor:
+        for bound, comparison in ((window.lower, ">="), (window.upper, "<")):
+            if bound:
+                column, operator = sql.Identifier(spec.cursor), sql.SQL(comparison)  # type: ignore[arg-type]
+                bounds.append(sql.SQL(" ").join((column, operator, instant(spec, bound))))
+    if not bounds:
+        return sql.SQL("true")
+    where = sql.SQL(" and ").join(bounds)
+    if spec.cursor and spec.null_cursor == "always":
+        return sql.SQL("(({}) or {} is null)").format(where, sql.Identifier(spec.cursor))
+    return where
+
+
+def instant(spec: TableSpec, value: datetime) -> sql.Composable:
+    """An instant as a literal of the cursor's type."""
+    literal = sql.Literal(value)
+    if spec.cursor_zone is None:
+        return literal
+    return sql.SQL("({} at time zone {})").format(literal, sql.Literal(spec.cursor_zone))
