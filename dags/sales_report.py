@@ -35,6 +35,7 @@ with DAG(
     start_date=datetime(2024, 1, 1),
     catchup=False,
     max_active_runs=1,
+    is_paused_upon_creation=False,
     tags=["report"],
     default_args={"owner": "sales-analytics", "retries": 3, "retry_delay": timedelta(minutes=5)},
 ):

@@ -8,11 +8,13 @@ than most models. These subclasses keep what its operators give (one node a task
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import dbt.mp_context
 from airflow.providers.postgres.hooks.postgres import PostgresHook
 from airflow.sdk import BaseHook, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
@@ -30,6 +32,10 @@ from include.dbt_project import PROFILE, PROJECT_DIR, TARGET, load_manifest, pro
 
 if TYPE_CHECKING:
     from dbt.cli.main import dbtRunnerResult
+
+# A task's process ends without cleaning up. Locks of this kind end with it; those of dbt's own kind, which is for
+# processes that dbt never starts, would be reported as leaked in the last line of every task's log.
+dbt.mp_context._MP_CONTEXT = multiprocessing.get_context("fork")  # type: ignore[assignment]
 
 CONNECTIONS = ("warehouse_dbt", "warehouse")
 """Connections dbt may use, best first: a role of its own, else the one that loads."""

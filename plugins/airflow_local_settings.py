@@ -9,10 +9,10 @@ import sys
 FORKING_COMMANDS = {"scheduler", "celery", "standalone"}
 
 if FORKING_COMMANDS & set(sys.argv[1:2]):
+    import include.rendering  # noqa: F401 isort: skip (sets up dbt before dbt is imported)
+
     import dbt.adapters.postgres  # noqa: F401
     import dbt.cli.main  # noqa: F401
     import dbt.task.run  # noqa: F401
     import dbt.task.snapshot  # noqa: F401
     import dbt.task.test  # noqa: F401
-
-    import include.rendering  # noqa: F401
