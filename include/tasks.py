@@ -73,7 +73,9 @@ def extract(table: str, horizon: dict[str, Any] | None) -> dict[str, Any]:
         _session(spec.source, read_only=True) as source,
     ):
         ledger.ensure(warehouse, spec.raw_schema)
-        ledger.discard_leftovers(warehouse, spec, lambda other: other == run_id or _is_over(context, other))
+        # What an earlier attempt of this run staged stays until the run is over: seen from a zombie that wakes up, the
+        # earlier attempt is its own retry, whose rows are about to be loaded.
+        ledger.discard_leftovers(warehouse, spec, lambda other: _is_over(context, other))
         variable = Variable.get(spec.watermark_key, default=None)
         read = Horizon.from_json(horizon)
         window = _window(context, warehouse, spec, variable, read)

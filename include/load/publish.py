@@ -74,8 +74,6 @@ def load_batch(connection: Connection, spec: TableSpec, batch: Batch) -> LoadRes
         psycopg.OperationalError: server, network or lock time-out; trying again helps.
     """
     with _readable_key_errors(spec), connection.transaction():
-        # A transaction that only waits is never durable by accident: whatever the server's default, this one flushes.
-        connection.execute("set local synchronous_commit = on")
         ledger.lock(connection, spec.name)
         earlier = _find_load(connection, batch)
         if earlier:

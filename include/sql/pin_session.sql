@@ -10,6 +10,7 @@ from (
     ('client_encoding', 'UTF8'),
     ('search_path', 'pg_catalog'),
     ('row_security', 'off'),
+    ('synchronous_commit', 'on'),
     ('lock_timeout', '60s'),
     ('statement_timeout', '6h'),
     ('idle_in_transaction_session_timeout', '1h'),

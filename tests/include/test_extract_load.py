@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from include import watermark
 from include.batch import Window
@@ -227,6 +228,12 @@ def _terminate_when_sleeping(killer: psycopg.Connection, pid: int) -> None:
     while killer.execute(waits, (pid,)).fetchone() != (True,):
         pass
     killer.execute("select pg_terminate_backend(%s)", (pid,))
+
+
+def test_what_is_staged_survives_a_crash_whatever_the_servers_default(pipeline: Pipeline) -> None:
+    database = sql.Identifier(pipeline.warehouse.info.dbname)
+    pipeline.warehouse.execute(sql.SQL("alter database {} set synchronous_commit = off").format(database))
+    assert pipeline.beside().raw("show synchronous_commit") == [("on",)]
 
 
 def test_a_batch_that_lost_rows_is_refused(pipeline: Pipeline) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -69,6 +70,25 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr(tasks, "Variable", fake)
     monkeypatch.setattr(tasks.ledger, "mark_published", lambda *_: kept.__setitem__("published", "yes"))
     return kept
+
+
+def test_a_zombie_leaves_alone_what_its_retry_has_staged(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def discard_leftovers(_: Any, __: Any, is_over: Any) -> None:
+        asked.extend(map(is_over, ("mine", "finished")))
+        raise TransientError("far enough")
+
+    ti = SimpleNamespace(get_dagrun_state=lambda _, run_id: {"mine": "running", "finished": "success"}[run_id])
+    here = context() | {"run_id": "mine", "ti": ti}
+    here["dag_run"].dag_id = "elt_pipeline"
+    monkeypatch.setattr(tasks, "get_current_context", lambda: here)
+    monkeypatch.setattr(tasks, "_session", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(tasks.ledger, "ensure", lambda *_: None)
+    monkeypatch.setattr(tasks.ledger, "discard_leftovers", discard_leftovers)
+    with pytest.raises(TransientError):
+        tasks.extract.function("shop.orders", {})
+    assert asked == [False, True]
 
 
 def publish(before: str | None, result: LoadResult = RESULT) -> None:
