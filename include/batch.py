@@ -6,8 +6,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Self, get_args, get_type_hints
 
-Mode = Literal["first", "incremental", "full", "window"]
-"""`first`: no earlier load. `incremental`: from the watermark on. `full`: every row again. `window`: a backfill."""
+from include.buckets import Buckets
+
+Mode = Literal["first", "incremental", "full", "window", "repair"]
+"""`first`: no earlier load. `incremental`: from the watermark on. `full`: every row again. `window`: a backfill.
+`repair`: all rows of some buckets, whatever their cursor."""
 
 
 def to_text(instant: datetime) -> str:
@@ -60,12 +63,14 @@ class Window:
         lower: First instant read; None reads from the beginning.
         upper: First instant not read; None reads everything the snapshot shows.
         mark: The watermark after the load; None leaves it alone.
+        buckets: What a repair reads instead of a slice.
     """
 
     mode: Mode
     lower: datetime | None
     upper: datetime | None
     mark: datetime | None
+    buckets: Buckets | None = None
 
 
 @dataclass(frozen=True)

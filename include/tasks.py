@@ -16,7 +16,6 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, Ai
 
 from include import watermark
 from include.batch import Batch, Horizon, LoadResult, Window, to_text
-from include.catalog import columns_of
 from include.dbt_project import MODELS_DIR
 from include.errors import ConfigError, TerminalError
 from include.extract.horizon import read_horizon
@@ -41,9 +40,9 @@ def open_run(source: str) -> dict[str, Any]:
     Returns:
         A `Horizon` as JSON.
     """
-    with _no_retry_for_terminal_errors():
+    with no_retry_for_terminal_errors():
         requested_window(get_current_context())
-        with _session(source, read_only=True) as connection:
+        with session(source, read_only=True) as connection:
             return read_horizon(connection, source).to_json()
 
 
@@ -60,7 +59,7 @@ def extract(table: str, horizon: dict[str, Any] | None) -> dict[str, Any]:
         A `Batch` as JSON.
     """
     context = get_current_context()
-    spec, run_id = _spec(table), context["run_id"]
+    spec, run_id = spec_of(table), context["run_id"]
     if horizon is None:
         raise AirflowFailException(
             f"the horizon of source {spec.source} was not read: clear {spec.source}.horizon first"
@@ -68,9 +67,9 @@ def extract(table: str, horizon: dict[str, Any] | None) -> dict[str, Any]:
     if table not in context["params"].get("tables", [table]):
         raise AirflowSkipException(f"{table} is not among the tables chosen for this run")
     with (
-        _no_retry_for_terminal_errors(),
-        _session(WAREHOUSE) as warehouse,
-        _session(spec.source, read_only=True) as source,
+        no_retry_for_terminal_errors(),
+        session(WAREHOUSE) as warehouse,
+        session(spec.source, read_only=True) as source,
     ):
         ledger.ensure(warehouse, spec.raw_schema)
         # What an earlier attempt of this run staged stays until the run is over: seen from a zombie that wakes up, the
@@ -93,8 +92,8 @@ def load(table: str, batch: dict[str, Any]) -> dict[str, Any]:
     Returns:
         A `LoadResult` as JSON.
     """
-    spec, staged = _spec(table), Batch.from_json(batch)
-    with _no_retry_for_terminal_errors(), _session(WAREHOUSE) as warehouse:
+    spec, staged = spec_of(table), Batch.from_json(batch)
+    with no_retry_for_terminal_errors(), session(WAREHOUSE) as warehouse:
         result = load_batch(warehouse, spec, staged)
         _publish_watermark(warehouse, spec, result, staged.watermark_before)
         return result.to_json()
@@ -133,16 +132,10 @@ def _window(context: Context, warehouse: Connection, spec: TableSpec, variable: 
     requested = requested_window(context)
     if requested and spec.cursor:
         return Window("window", *requested, mark=None)
-    last = ledger.last_mark(warehouse, spec)
-    if last and not columns_of(warehouse, spec.raw_schema, spec.table):
-        log.warning("the raw table is gone: everything is read again", table=spec.name)
-        last = None
-    if spec.mode == "full":
-        return Window("full", None, None, mark=None)
-    mark = watermark.resolve(spec, variable, last, horizon.read_at)
-    if context["params"].get("full_refresh"):
-        mark = None
-    return watermark.incremental_window(spec, mark, last, horizon)
+    last = ledger.standing_mark(warehouse, spec)
+    return watermark.next_window(
+        spec, variable, last, horizon, full_refresh=bool(context["params"].get("full_refresh"))
+    )
 
 
 def _publish_watermark(warehouse: Connection, spec: TableSpec, result: LoadResult, before: str | None) -> None:
@@ -154,14 +147,23 @@ def _publish_watermark(warehouse: Connection, spec: TableSpec, result: LoadResul
     if current not in (before, value):
         log.warning("the Variable was changed during the run: it is kept", key=spec.watermark_key, value=current)
         return
-    Variable.set(spec.watermark_key, value, description=f"Everything of {spec.name} before this instant is loaded.")
-    shown = Variable.get(spec.watermark_key, default=None)
+    show_watermark(spec, value, Variable)
+    ledger.mark_published(warehouse, spec)
+
+
+def show_watermark(spec: TableSpec, value: str, variables: Any) -> None:
+    """Set the Variable of a table's watermark, and read it back; `variables` is the SDK's or the model's class.
+
+    Raises:
+        TerminalError: something shadows it.
+    """
+    variables.set(spec.watermark_key, value, f"Everything of {spec.name} before this instant is loaded.")
+    shown = variables.get(spec.watermark_key, None)
     if shown != value:
         raise TerminalError(
             f"Variable {spec.watermark_key} was set to {value} but reads {shown!r}: something shadows it; "
             f"remove AIRFLOW_VAR_{spec.watermark_key.upper()} or the secrets backend's entry"
         )
-    ledger.mark_published(warehouse, spec)
 
 
 def _is_over(context: Context, run_id: str) -> bool:
@@ -172,12 +174,20 @@ def _is_over(context: Context, run_id: str) -> bool:
         return False
 
 
-def _spec(name: str) -> TableSpec:
-    return next(spec for spec in load_specs(MODELS_DIR) if spec.name == name)
+def spec_of(name: str) -> TableSpec:
+    """The table called `source.table`.
+
+    Raises:
+        ConfigError: no dbt source lists it.
+    """
+    specs = {spec.name: spec for spec in load_specs(MODELS_DIR)}
+    if name not in specs:
+        raise ConfigError(f"no dbt source lists a table {name!r}; there are {', '.join(specs)}")
+    return specs[name]
 
 
 @contextmanager
-def _session(conn_id: str, *, read_only: bool = False) -> Iterator[Connection]:
+def session(conn_id: str, *, read_only: bool = False) -> Iterator[Connection]:
     hook = PostgresHook(postgres_conn_id=conn_id)
     extra = {"application_name": "elt_pipeline", **KEEPALIVE, **hook.connection.extra_dejson}
     hook.connection.extra = json.dumps(extra)
@@ -186,7 +196,7 @@ def _session(conn_id: str, *, read_only: bool = False) -> Iterator[Connection]:
 
 
 @contextmanager
-def _no_retry_for_terminal_errors() -> Iterator[None]:
+def no_retry_for_terminal_errors() -> Iterator[None]:
     try:
         yield
     except (TerminalError, *REFUSALS) as error:

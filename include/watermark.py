@@ -14,6 +14,10 @@ from include.sources import TableSpec
 log = structlog.get_logger(__name__)
 
 
+BEGINNING = datetime.min.replace(tzinfo=UTC)
+"""A Variable set to this instant reads everything again: rows before it and at `-infinity` too."""
+
+
 @dataclass(frozen=True)
 class LastMark:
     """The newest ledger row that moved a table's watermark.
@@ -31,6 +35,22 @@ class LastMark:
     is_published: bool
 
 
+def read_instant(text: str) -> datetime:
+    """An ISO instant with its time zone, in UTC.
+
+    Raises:
+        ValueError: says what is wrong with it.
+    """
+    try:
+        instant = datetime.fromisoformat(text.strip())
+        in_utc = instant.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("not an ISO instant such as 2026-01-31T00:00:00+00:00") from None
+    if instant.tzinfo is None:
+        raise ValueError("without a time zone")
+    return in_utc
+
+
 def parse(spec: TableSpec, value: str, now: datetime) -> datetime:
     """The Variable's value as an instant.
 
@@ -40,14 +60,12 @@ def parse(spec: TableSpec, value: str, now: datetime) -> datetime:
     repair = f"; repair it with `airflow variables delete {spec.watermark_key}`, the next run then takes the ledger's"
     shown = f"Variable {spec.watermark_key} is {value!r}"
     try:
-        instant = datetime.fromisoformat(value.strip())
-    except ValueError:
-        raise ConfigError(f"{shown}, not an ISO instant such as {to_text(now)}{repair}") from None
-    if instant.tzinfo is None:
-        raise ConfigError(f"{shown}, without a time zone{repair}")
+        instant = read_instant(value)
+    except ValueError as error:
+        raise ConfigError(f"{shown}, {error}{repair}") from None
     if instant > now:
         raise ConfigError(f"{shown}, in the future (the source's clock says {to_text(now)}){repair}")
-    return instant.astimezone(UTC)
+    return instant
 
 
 def resolve(spec: TableSpec, value: str | None, last: LastMark | None, now: datetime) -> datetime | None:
@@ -77,7 +95,17 @@ def resolve(spec: TableSpec, value: str | None, last: LastMark | None, now: date
         say.warning("the last load ended before it published its watermark: the ledger decides")
         return last.mark
     say.info("the Variable was lowered: reading again from there")
-    return variable
+    return None if variable == BEGINNING else variable
+
+
+def next_window(
+    spec: TableSpec, value: str | None, last: LastMark | None, horizon: Horizon, *, full_refresh: bool = False
+) -> Window:
+    """The slice that a run without a window of its own reads; arguments as for `resolve` and `incremental_window`."""
+    if spec.mode == "full":
+        return Window("full", None, None, mark=None)
+    mark = resolve(spec, value, last, horizon.read_at)
+    return incremental_window(spec, None if full_refresh else mark, last, horizon)
 
 
 def incremental_window(spec: TableSpec, mark: datetime | None, last: LastMark | None, horizon: Horizon) -> Window:
@@ -93,5 +121,5 @@ def incremental_window(spec: TableSpec, mark: datetime | None, last: LastMark | 
         new_mark = before
     if mark is None or last is None:
         return Window("first" if last is None else "full", None, None, new_mark)
-    lower = min(mark, last.horizon, horizon.at) - spec.overlap
+    lower = max(min(mark, last.horizon, horizon.at), BEGINNING + spec.overlap) - spec.overlap
     return Window("incremental", lower, None, new_mark)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
-import structlog
 from psycopg import sql
 
-from include.buckets import WHOLE, Buckets, count_for, differing, sums
-from include.catalog import Column, columns_of, estimated_rows
+from include.buckets import WHOLE, Buckets, Side, compare
+from include.catalog import Column, columns_of
 from include.extract.rows import rows_of
 from include.sessions import Connection, identifiers
 from include.sources import TableSpec
-
-log = structlog.get_logger(__name__)
 
 
 def differing_buckets(
@@ -34,13 +29,9 @@ def differing_buckets(
     seen = (*spec.key, spec.cursor or "")
     if not set(seen) <= {column.name for column in columns_of(warehouse, spec.raw_schema, spec.table)}:
         return WHOLE
-    rows = rows_of(spec, columns)
-    count = count_for(estimated_rows(source, rows))
-    with ThreadPoolExecutor(1) as beside:
-        theirs = beside.submit(sums, warehouse, _raw_after_load(spec, seen, staging), spec.key, seen, count)
-        found = differing(sums(source, rows, spec.key, seen, count), theirs.result(), count)
-    log.info("keys compared", table=spec.name, buckets=count, differing=len(found.numbers))
-    return WHOLE if 2 * len(found.numbers) > count else found
+    ours, theirs = Side(source, rows_of(spec, columns)), Side(warehouse, _raw_after_load(spec, seen, staging))
+    found = compare(ours, theirs, spec.key, seen).differing
+    return WHOLE if 2 * len(found.numbers) > found.count else found
 
 
 def _raw_after_load(spec: TableSpec, columns: tuple[str, ...], staging: sql.Identifier) -> sql.Composed:

@@ -20,7 +20,12 @@ def rows_of(spec: TableSpec, columns: tuple[Column, ...], where: sql.Composable 
 
 
 def in_window(spec: TableSpec, window: Window) -> sql.Composable:
-    """`lower <= cursor < upper`, as far as the window is bounded; instants as literals, COPY binds none."""
+    """`lower <= cursor < upper`, as far as the window is bounded; instants as literals, COPY binds none.
+
+    A repair's window is its buckets.
+    """
+    if window.buckets:
+        return window.buckets.condition(identifiers(spec.key))
     bounds: list[sql.Composable] = []
     if spec.cursor:
         for bound, comparison in ((window.lower, ">="), (window.upper, "<")):

@@ -11,6 +11,7 @@ from psycopg import sql
 from psycopg.rows import class_row, namedtuple_row
 
 from include.buckets import Buckets
+from include.catalog import columns_of
 from include.errors import TerminalError
 from include.sessions import Connection
 from include.sources import TableSpec
@@ -34,6 +35,14 @@ class Ticket:
     def staging(self) -> sql.Identifier:
         """The table it stages its rows in."""
         return staging_table(self.extraction_id)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Cursor values, `lower <= cursor < upper`, that no load in the ledger has read; None: from the beginning."""
+
+    lower: datetime | None
+    upper: datetime
 
 
 def staging_table(extraction_id: int) -> sql.Identifier:
@@ -66,6 +75,22 @@ def last_mark(connection: Connection, spec: TableSpec) -> LastMark | None:
     """The newest load of the table that moved its watermark."""
     with connection.cursor(row_factory=class_row(LastMark)) as cursor:
         return cursor.execute(statement("last_mark"), {"source": spec.source, "table": spec.table}).fetchone()
+
+
+def standing_mark(connection: Connection, spec: TableSpec) -> LastMark | None:
+    """The newest mark, if what it speaks of is still there: not where the raw table, or the ledger itself, is gone."""
+    row = connection.execute("select to_regclass('_elt.load_ledger') is not null").fetchone()
+    last = last_mark(connection, spec) if row and row[0] else None
+    if last and not columns_of(connection, spec.raw_schema, spec.table):
+        log.warning("the raw table is gone: everything is read again", table=spec.name)
+        return None
+    return last
+
+
+def gaps(connection: Connection, spec: TableSpec) -> list[Gap]:
+    """What lies below the watermark and was read by no load: ledger rows are lost, or a part of it was restored."""
+    with connection.cursor(row_factory=class_row(Gap)) as cursor:
+        return cursor.execute(statement("gaps"), {"source": spec.source, "table": spec.table}).fetchall()
 
 
 def begin(connection: Connection, spec: TableSpec, run_id: str) -> Ticket:

@@ -13,11 +13,11 @@ from psycopg.rows import class_row, namedtuple_row
 
 from include.batch import Batch, LoadResult
 from include.buckets import Buckets
-from include.catalog import Column, added_columns, columns_of, raw_columns
+from include.catalog import Column, added_columns, columns_of
 from include.errors import TerminalError
 from include.load import ledger
 from include.sessions import Connection, identifiers
-from include.sources import LOADED_COLUMNS, TableSpec
+from include.sources import TableSpec
 from include.sql import statement
 
 log = structlog.get_logger(__name__)
@@ -81,9 +81,9 @@ def load_batch(connection: Connection, spec: TableSpec, batch: Batch) -> LoadRes
             return earlier
         newer = _newer_loads(connection, spec, batch)
         load = _Load(spec, batch, _staged_columns(connection, spec, batch), _next_loaded_at(connection, spec))
-        raw = raw_columns(connection, spec)
-        if raw:
-            counts = _merge(connection, load, raw, newer)
+        raw_columns = columns_of(connection, spec.raw_schema, spec.table)
+        if raw_columns:
+            counts = _merge(connection, load, raw_columns, newer)
         else:
             _refuse_a_part_as_the_whole(connection, load)
             counts = _adopt(connection, load)
@@ -140,7 +140,7 @@ def _next_loaded_at(connection: Connection, spec: TableSpec) -> datetime:
 
 def _refuse_a_part_as_the_whole(connection: Connection, load: _Load) -> None:
     """Raw is gone, but the ledger says it was loaded: a slice of the table must not take its place."""
-    if load.batch.window_start is not None and ledger.last_mark(connection, load.spec):
+    if load.batch.mode not in ("first", "full") and ledger.last_mark(connection, load.spec):
         raise TerminalError(
             f"{load.spec.name}: {load.spec.raw_schema}.{load.spec.table} was dropped after this slice was read; "
             "clear the table's extract task: without the raw table it reads everything (a backfill: after a normal run)"
@@ -174,13 +174,12 @@ def _adopt(connection: Connection, load: _Load) -> _Counts:
 def _merge(connection: Connection, load: _Load, raw: tuple[Column, ...], newer: list[datetime]) -> _Counts:
     """Bring raw to what the batch shows, changing only rows that differ."""
     for column in added_columns(load.spec, load.columns, raw):
-        add = sql.SQL("alter table {} add column {} {}")
         # The type's spelling comes from format_type() of the warehouse's own catalog.
-        spelling = sql.SQL(column.type)  # type: ignore[arg-type]
-        connection.execute(add.format(load.raw, sql.Identifier(column.name), spelling))
+        add = sql.SQL("alter table {} add column {} " + column.type)  # type: ignore[arg-type]
+        connection.execute(add.format(load.raw, sql.Identifier(column.name)))
         log.warning("column added to raw; older rows hold NULL", table=load.spec.name, column=column.name)
     if load.spec.key:
-        gone = [c.name for c in raw if c.name not in (*load.names, *LOADED_COLUMNS)]
+        gone = [c.name for c in raw if c.name not in load.names and not c.name.startswith("_")]
         counts = _upsert(connection, load, newer, gone)
         held = ledger.held_buckets(connection, load.batch.extraction_id)
         if held and load.spec.deletes == "soft":
@@ -299,11 +298,6 @@ def _readable_key_errors(spec: TableSpec) -> Iterator[None]:
         detail = error.diag.message_detail or error.diag.message_primary
         raise TerminalError(
             f"{spec.name}: key {list(spec.key)} is not unique ({detail}); declare the columns that are"
-        ) from error
-    except errors.UndefinedObject as error:
-        raise TerminalError(
-            f"{spec.name}: key {list(spec.key)} cannot be indexed ({error.diag.message_primary}); "
-            "declare one of other columns, or `mode: full` without a key"
         ) from error
     except errors.NotNullViolation as error:
         raise TerminalError(

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import psycopg
 
@@ -28,7 +29,6 @@ from include.local.environment import (
 )
 from include.local.errors import LocalError
 from include.local.servers import HIGHEST_PORT
-from include.progress import Console
 
 NEEDED_BYTES = 1_500_000_000
 FULL_BYTES = 20_000_000
@@ -80,7 +80,7 @@ def run(here: Installation, _: list[str]) -> int:
     """Bring the sample shop up to date and run the pipeline once."""
     here.state.mkdir(parents=True, exist_ok=True)
     with _lock(here, "run") as lock:
-        console = Console()
+        console = pipeline.Console()
         computed = prepare(here)
         console.step("databases ready")
         if own := user_environment().get("AIRFLOW_CONN_SHOP"):
@@ -151,24 +151,29 @@ def psql(here: Installation, arguments: list[str]) -> int:
 
 
 def execute(here: Installation, arguments: list[str]) -> int:
-    """Run a program, such as `airflow` or `dbt`, in the environment of the installation."""
+    """Run a program, such as `airflow`, `dbt` or `python`, in the environment of the installation."""
     computed = prepare(here)
     from include.dbt_project import profile_environment
 
     computed |= profile_environment(libpq_uri(computed["AIRFLOW_CONN_WAREHOUSE_DBT"]))
-    if arguments[:1] == ["airflow"]:
+    if arguments[0] in ("airflow", "python"):
         pipeline.migrate(here, computed)
     return subprocess.run(arguments, env=computed, check=False).returncode
 
 
 def _advance_shop(here: Installation) -> str:
-    from include.shop.advance import advance_shop
+    """First create the shop, later insert and update a slice of it; what was done, as one line."""
+    from include.shop.generate import change_shop, create_shop, shop_exists
 
-    user = user_environment()
+    user, now = user_environment(), datetime.now(UTC)
     rows, seed = number(user, "ROWS", 200_000), number(user, "SEED", 42)
     assert rows and seed
     with psycopg.connect(here.server().dsn("shop_app", here.secrets()["shop_app"], SOURCE)) as connection:
-        return advance_shop(connection, rows, seed)
+        if shop_exists(connection):
+            changed = change_shop(connection, seed=int(now.timestamp()))
+            return "shop changed: " + ", ".join(f"{count:,} {name}" for name, count in changed.items())
+        created = create_shop(connection, rows, seed, now)
+        return "shop created: " + ", ".join(f"{count:,} {name}" for name, count in created.items())
 
 
 def _ui_port(user: dict[str, str]) -> int:

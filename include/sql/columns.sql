@@ -1,9 +1,7 @@
--- Reads only. No row: the relation does not exist, or has no column.
+-- Reads only. No row: the relation does not exist.
 select
-    attribute.attnum as number,
     attribute.attname as name,
-    format_type(attribute.atttypid, -1) as type,
-    format_type(attribute.atttypid, attribute.atttypmod) as declared_type,
+    format_type(attribute.atttypid, attribute.atttypmod) as type,
     attribute.attnotnull as is_not_null
 from pg_attribute as attribute
 where

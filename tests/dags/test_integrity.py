@@ -48,7 +48,7 @@ def upstream(dag: DAG, task_id: str) -> set[str]:
 
 def test_every_file_parses_and_the_bag_is_not_empty(bag: DagBag) -> None:
     assert bag.import_errors == {}
-    assert {"elt_pipeline", "sales_report"} <= bag.dags.keys()
+    assert {"elt_pipeline", "reconcile", "rewind", "sales_report"} <= bag.dags.keys()
 
 
 def test_task_ids_are_the_reviewed_ones(dag: DAG) -> None:
@@ -118,6 +118,15 @@ def test_policies_of_every_dag(bag: DagBag) -> None:
         for task in dag.tasks:
             assert task.owner != "airflow", f"{dag.dag_id}.{task.task_id}: name an owner in default_args"
             assert (task.retries, task.retry_delay) == (3, timedelta(minutes=5)), f"{dag.dag_id}.{task.task_id}"
+
+
+def test_a_repair_is_followed_by_a_run_of_the_pipeline(bag: DagBag) -> None:
+    dag = bag.dags["reconcile"]
+    assert sorted(dag.task_ids) == ["anything_repaired", "rebuild", "reconcile"]
+    assert upstream(dag, "rebuild") == {"anything_repaired", "reconcile"}
+    assert dag.get_task("rebuild").trigger_dag_id == "elt_pipeline"
+    # A table that could not be repaired must show as a failed run: what follows it is not to be green.
+    assert {task.trigger_rule for task in dag.tasks} == {"all_success", "none_failed"}
 
 
 def test_daily_with_data_intervals(dag: DAG) -> None:

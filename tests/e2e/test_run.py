@@ -82,6 +82,24 @@ def test_the_watermark_is_shown_and_equals_the_ledger(checkout: Checkout, output
     assert shown == mark.isoformat(timespec="microseconds") and published_at is not None
 
 
+def test_the_commands_that_look_after_it(checkout: Checkout, outputs: list[str]) -> None:
+    """Through Airflow's own Variables and connections, and with the roles of the installation."""
+    command = ("exec", "python", "-m", "include.commands")
+    planned = checkout.run(*command, "plan")
+    assert planned.returncode == 0 and planned.stdout.count("  window  incremental: ") == 4, planned.stderr
+    assert checkout.run(*command, "reconcile").returncode == 0
+    with checkout.warehouse() as warehouse:
+        warehouse.execute("delete from raw_shop.orders where id = 1")
+    assert "1 missing" in checkout.run(*command, "reconcile").stderr
+    assert "1 inserted" in checkout.run(*command, "reconcile", "--table", "shop.orders", "--repair").stdout
+    shown = checkout.run("exec", "airflow", "variables", "get", "watermark__shop__orders").stdout
+    rewound = checkout.run(*command, "rewind", "--table", "shop.orders", "--to", "2026-01-01T00:00:00Z")
+    assert "from 2025-12-31T23:59:00.000000+00:00 on" in rewound.stdout, rewound.stderr
+    assert checkout.run("exec", "airflow", "variables", "get", "watermark__shop__orders").stdout != shown
+    assert checkout.run("run").returncode == 0
+    assert_marts_equal_source(checkout)
+
+
 def test_an_incremental_fact_equals_a_full_refresh(checkout: Checkout, outputs: list[str]) -> None:
     with checkout.warehouse() as warehouse:
         before = rows(warehouse, "select * from marts.fct_sales order by order_item_id")

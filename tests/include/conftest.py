@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -52,11 +51,7 @@ class Pipeline:
         horizon = horizon or self.horizon()
         ledger.ensure(self.warehouse, spec.raw_schema)
         if window is None:
-            last = ledger.last_mark(self.warehouse, spec)
-            mark = watermark.resolve(spec, variable, last, horizon.read_at) if spec.cursor else None
-            window = watermark.incremental_window(spec, mark, last, horizon)
-            if spec.mode == "full":
-                window = Window("full", None, None, None)
+            window = watermark.next_window(spec, variable, ledger.standing_mark(self.warehouse, spec), horizon)
         run_id = run_id or f"run_{next(self._runs)}"
         return extract_table(self.source, self.warehouse, spec, run_id, window, horizon, variable)
 
@@ -72,17 +67,8 @@ class Pipeline:
     def dump(self, connection: Connection, relation: str, columns: str, where: str = "true") -> bytes:
         """The rows as COPY text ordered by their text, the form in which both sides have to agree byte for byte."""
         query = f'copy (select {columns} from {relation} t where {where} order by t.*::text collate "C") to stdout'
-        return self._copy(connection, query)
-
-    @staticmethod
-    def _copy(connection: Connection, query: str) -> bytes:
-        with connection.cursor().copy(query) as copy:  # type: ignore[arg-type]
+        with connection.cursor().copy(query) as copy:
             return b"".join(bytes(block) for block in copy)
-
-    def assert_same(self, columns: str, table: str, order: str) -> None:
-        """Both sides, by key, as COPY text under the pinned settings: byte for byte the same."""
-        query = f"copy (select {columns} from {{}}.{table} t order by {order}) to stdout"
-        assert self._copy(self.warehouse, query.format("raw_shop")) == self._copy(self.source, query.format("public"))
 
     def assert_equal(self, columns: str = "id, amount, updated_at", table: str = "orders") -> None:
         select = f"(select {columns} from {{}})"
@@ -101,21 +87,15 @@ class Pipeline:
         return replace(self, source=self.connect_source(), warehouse=self.connect_warehouse())
 
 
-@contextmanager
-def between(source_dsn: str, warehouse_dsn: str) -> Iterator[Pipeline]:
-    """A pipeline from one database to another."""
-    app = psycopg.connect(source_dsn, autocommit=True)
-    made = Pipeline(app, None, None, source_dsn, warehouse_dsn)  # type: ignore[arg-type]
+@pytest.fixture
+def pipeline(postgres: Postgres) -> Iterator[Pipeline]:
+    source, warehouse = postgres.database(), postgres.database()
+    app = psycopg.connect(source, autocommit=True)
+    app.execute(
+        "create table orders (id bigint primary key, amount numeric, updated_at timestamptz not null default now())"
+    )
+    made = Pipeline(app, None, None, source, warehouse)  # type: ignore[arg-type]
     made.source, made.warehouse = made.connect_source(), made.connect_warehouse()
     yield made
     for connection in (made.app, made.source, made.warehouse):
         connection.close()
-
-
-@pytest.fixture
-def pipeline(postgres: Postgres) -> Iterator[Pipeline]:
-    with between(postgres.database(), postgres.database()) as made:
-        made.app.execute(
-            "create table orders (id bigint primary key, amount numeric, updated_at timestamptz not null default now())"
-        )
-        yield made

@@ -384,11 +384,11 @@ def test_a_truncate_while_the_table_is_read_does_not_empty_the_snapshot(pipeline
     """Without the lock before the snapshot, the read would find no row, and the mark would pass them."""
     insert(pipeline, 1)
     pipeline.app.execute("set lock_timeout = '100ms'")
-    from include.extract.table import _take_snapshot
+    from include.extract.table import take_snapshot
     from include.sessions import snapshot
 
     with snapshot(pipeline.source):
-        _take_snapshot(pipeline.source, pipeline.spec())
+        take_snapshot(pipeline.source, pipeline.spec())
         with pytest.raises(psycopg.errors.LockNotAvailable):
             pipeline.app.execute("truncate orders")
 

@@ -83,7 +83,7 @@ def test_a_zombie_leaves_alone_what_its_retry_has_staged(monkeypatch: pytest.Mon
     here = context() | {"run_id": "mine", "ti": ti}
     here["dag_run"].dag_id = "elt_pipeline"
     monkeypatch.setattr(tasks, "get_current_context", lambda: here)
-    monkeypatch.setattr(tasks, "_session", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(tasks, "session", lambda *_, **__: nullcontext())
     monkeypatch.setattr(tasks.ledger, "ensure", lambda *_: None)
     monkeypatch.setattr(tasks.ledger, "discard_leftovers", discard_leftovers)
     with pytest.raises(TransientError):
@@ -126,11 +126,11 @@ def test_a_shadowed_variable_fails_the_task(variables: dict[str, str], monkeypat
 
 @pytest.mark.parametrize("error", [TerminalError("x"), psycopg.errors.InsufficientPrivilege("x")])
 def test_what_a_retry_cannot_mend_fails_at_once(error: Exception) -> None:
-    with pytest.raises(AirflowFailException), tasks._no_retry_for_terminal_errors():
+    with pytest.raises(AirflowFailException), tasks.no_retry_for_terminal_errors():
         raise error
 
 
 @pytest.mark.parametrize("error", [TransientError("x"), psycopg.OperationalError("x")])
 def test_what_the_outside_broke_is_retried(error: Exception) -> None:
-    with pytest.raises(type(error)), tasks._no_retry_for_terminal_errors():
+    with pytest.raises(type(error)), tasks.no_retry_for_terminal_errors():
         raise error

@@ -1,0 +1,42 @@
+"""
+### Rewind
+
+Sets the watermark of one table back, so that the next run of `elt_pipeline` reads again from there. Nothing is
+deleted, and rows that did not change are not written again.
+
+| | |
+|---|---|
+| **When** | by hand |
+| **To** | an instant (`2026-01-31T00:00:00+00:00`), the id of a past run (what it and later ones read) or `beginning` |
+| **Changes** | the Variable `watermark__<source>__<table>`, and nothing else |
+
+`beginning` resets a table, also one that was created anew in the source.
+
+**Something is red?** Nothing was changed; its last line says what was not understood.
+"""
+
+from datetime import datetime, timedelta
+
+from airflow.sdk import DAG, Param
+
+from include.dbt_project import MODELS_DIR
+from include.maintenance import rewind_table
+from include.sources import load_specs
+
+TABLES = [spec.name for spec in load_specs(MODELS_DIR)]
+
+with DAG(
+    dag_id="rewind",
+    doc_md=__doc__,
+    schedule=None,
+    start_date=datetime(2024, 1, 1),
+    catchup=False,
+    max_active_runs=1,
+    tags=["elt", "postgres", "maintenance"],
+    default_args={"owner": "data-engineering", "retries": 3, "retry_delay": timedelta(minutes=5)},
+    params={
+        "table": Param(TABLES[0], type="string", enum=TABLES, description="Table to read again."),
+        "to": Param("beginning", type="string", description="An instant with its zone, a run id, or `beginning`."),
+    },
+):
+    rewind_table()

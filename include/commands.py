@@ -1,0 +1,81 @@
+"""`python -m include.commands plan | reconcile | rewind`: wherever Airflow's own command line works, with the same
+connections and Variables."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import psycopg
+import structlog
+from airflow.models import Variable
+
+from include import maintenance
+from include.dbt_project import MODELS_DIR
+from include.errors import ConfigError, PipelineError
+from include.sources import TableSpec, load_specs
+from include.tasks import spec_of
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; trouble is said on stderr, with exit code 1."""
+    parser = argparse.ArgumentParser(prog="python -m include.commands")
+    parser.add_argument("command", choices=sorted(COMMANDS))
+    parser.add_argument("--table", help="source.table; every table where it is missing")
+    parser.add_argument("--to", help="rewind: an ISO instant, the id of a past run, or `beginning`")
+    parser.add_argument("--repair", action="store_true", help="reconcile: read again what differs")
+    given = parser.parse_args(arguments)
+    try:
+        return COMMANDS[given.command](given)
+    except (PipelineError, psycopg.Error) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def plan(given: argparse.Namespace) -> int:
+    """What the next run would do; 1 if it would stop."""
+    plans = maintenance.plan(_chosen(given), Variable)
+    print("\n\n".join(map(str, plans)))
+    return 1 if any(each.problems for each in plans) else 0
+
+
+def reconcile(given: argparse.Namespace) -> int:
+    """Compare tables with their sources, each of them whatever the others have; 1 if one is not what it should be."""
+    run_id, failed = f"make_{datetime.now(UTC):%Y%m%dT%H%M%S.%f}", 0
+    for spec in _chosen(given):
+        try:
+            text, is_repaired = maintenance.check(spec, run_id, may_repair=given.repair)
+            print(text + ("\nbuild what depends on it: make run, or trigger elt_pipeline" if is_repaired else ""))
+        except (PipelineError, psycopg.Error) as error:
+            failed = 1
+            print(f"error: {error}", file=sys.stderr)
+    return failed
+
+
+def rewind(given: argparse.Namespace) -> int:
+    """Set one table's watermark back."""
+    if not given.table or not given.to:
+        raise ConfigError("say which table and where to: make rewind TABLE=shop.orders TO=beginning")
+    print(maintenance.rewind(spec_of(given.table), given.to, Variable))
+    return 0
+
+
+def _chosen(given: argparse.Namespace) -> list[TableSpec]:
+    return [spec_of(given.table)] if given.table else load_specs(MODELS_DIR)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"plan": plan, "reconcile": reconcile, "rewind": rewind}
+
+if __name__ == "__main__":
+    # Outside a task the SDK looks for connections in the environment alone, unless it is told that it is at home.
+    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""Plan: what the next run would do with a table, and what would stop it. Reads only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import namedtuple_row
+
+from include.batch import Horizon, Window, to_text
+from include.catalog import Column, added_columns, check_types, columns_of, estimated_rows, source_columns
+from include.errors import PipelineError
+from include.extract.rows import in_window, rows_of
+from include.load import ledger
+from include.sessions import Connection, relation_text
+from include.sources import TableSpec
+from include.sql import statement
+from include.watermark import next_window
+
+
+@dataclass
+class Plan:
+    """What a run would do with one table.
+
+    Attributes:
+        table: `source.table`.
+        steps: Lines for a person, as (what, text).
+        problems: Why the run would stop, each with its remedy.
+    """
+
+    table: str
+    steps: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [*self.steps, *(("STOPS", problem) for problem in self.problems)]
+        return "\n".join([self.table, *(f"  {what:<8}{text}" for what, text in lines)])
+
+
+def plan_table(
+    source: Connection, warehouse: Connection, spec: TableSpec, horizon: Horizon, variable: str | None
+) -> Plan:
+    """Look at a table as the next run would, without a change and without counting its rows.
+
+    Args:
+        source: A pinned session; read-only.
+        warehouse: A pinned session of the loader role; read-only.
+        spec: The table.
+        horizon: Of its source.
+        variable: The watermark's Airflow Variable.
+    """
+    plan = Plan(spec.name, problems=_missing_privileges(warehouse, spec))
+    try:
+        window = next_window(spec, variable, ledger.standing_mark(warehouse, spec), horizon)
+        columns = source_columns(source, spec)
+        query = rows_of(spec, columns, in_window(spec, window))
+        plan.steps += [("window", describe(spec, window)), ("rows", f"about {estimated_rows(source, query):,}")]
+        check_types(warehouse, spec, columns)
+        plan.steps += [("schema", change) for change in _changes(warehouse, spec, columns)]
+    except (PipelineError, psycopg.ProgrammingError) as error:
+        plan.problems.append(" ".join(str(error).split()))
+        return plan
+    if spec.cursor and spec.mode != "full":
+        plan.steps += [("index", text) for text in _missing_index(source, spec, spec.cursor)]
+    plan.steps += [("gap", text) for text in gaps(warehouse, spec)]
+    return plan
+
+
+def describe(spec: TableSpec, window: Window) -> str:
+    """A window as a person says it."""
+    read = f"rows with {spec.cursor} from {to_text(window.lower)} on" if window.lower else "every row"
+    if window.mode == "incremental" and spec.deletes == "soft":
+        read += "; keys compared for deletes"
+    return f"{window.mode}: {read}" + (f"; then the watermark is {to_text(window.mark)}" if window.mark else "")
+
+
+def gaps(warehouse: Connection, spec: TableSpec) -> list[str]:
+    """What no load has read below the watermark, with the command that reads it."""
+    if not ledger.standing_mark(warehouse, spec):
+        return []
+    return [
+        f"no load in the ledger read {spec.cursor} from {gap.lower and to_text(gap.lower) or 'the beginning'} "
+        f"to {to_text(gap.upper)}; read it again: "
+        f"make rewind TABLE={spec.name} TO={gap.lower and to_text(gap.lower) or 'beginning'}"
+        for gap in ledger.gaps(warehouse, spec)
+    ]
+
+
+def _changes(warehouse: Connection, spec: TableSpec, columns: tuple[Column, ...]) -> list[str]:
+    raw = columns_of(warehouse, spec.raw_schema, spec.table)
+    relation = relation_text(spec.raw_schema, spec.table)
+    if not raw:
+        return [f"create table {relation} with {len(columns)} columns"]
+    return [
+        f"alter table {relation} add column {sql.Identifier(column.name).as_string()} {column.type}"
+        for column in added_columns(spec, columns, raw)
+    ]
+
+
+def _missing_index(source: Connection, spec: TableSpec, cursor: str) -> list[str]:
+    relation = relation_text(spec.schema_name, spec.identifier)
+    with source.cursor(row_factory=namedtuple_row) as result:
+        row = result.execute(statement("cursor_index"), {"relation": relation, "cursor_name": cursor}).fetchone()
+    if row is None or row.is_indexed:
+        return []
+    how = "create index" if row.is_partitioned else "create index concurrently"
+    column = sql.Identifier(cursor).as_string()
+    return [f"none on {column}: every run scans the table; run on the source: {how} on {relation} ({column})"]
+
+
+def _missing_privileges(warehouse: Connection, spec: TableSpec) -> list[str]:
+    schema, relation = sql.Identifier(spec.raw_schema).as_string(), relation_text(spec.raw_schema, spec.table)
+    with warehouse.cursor(row_factory=namedtuple_row) as cursor:
+        may = cursor.execute(statement("loader_privileges"), {"schema": schema, "relation": relation}).fetchone()
+    assert may is not None
+    role = sql.Identifier(warehouse.info.user).as_string()
+    database = sql.Identifier(warehouse.info.dbname).as_string()
+    remedies = []
+    if None in (may.may_use_elt, may.may_use_schema) and not may.may_create_schemas:
+        remedies.append(f"grant create on database {database} to {role}")
+    for name, granted in (("_elt", may.may_use_elt), (schema, may.may_use_schema)):
+        if granted is False:
+            remedies.append(f"grant usage, create on schema {name} to {role}")
+    if may.may_alter_table is False:
+        remedies.append(f"alter table {relation} owner to {role}")
+    return [f"a privilege is missing; run in the warehouse: {remedy}" for remedy in remedies]
