@@ -7,7 +7,6 @@ UV := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
 LOCAL := $(BIN)/python -m include.local
-export ROWS SEED PG_PORT UI_PORT
 export PYTHONUNBUFFERED := 1
 
 # As root in a checkout of somebody else's, git and Python caches must not get in the way of a plain `make`.
@@ -62,6 +61,43 @@ reconcile: setup ## compare raw with the source, row by row where they differ (T
 rewind: setup ## read a table again: TABLE=shop.orders TO=<instant | run id | beginning>
 	@$(COMMAND) rewind --table '$(TABLE)' --to '$(TO)'
 
+## In containers (Docker)
+.PHONY: env build up down etl logs ps roles
+COMPOSE := docker compose
+CONTAINERS := $(PYTHON) -m include.compose
+CELERY := $(filter-out 0,$(WORKERS))
+env: ## make .env, or what it lacks: a secret for each service and role
+	@$(CONTAINERS) env
+
+build: ## build the image
+	@echo "Building the image from requirements.lock, dbt/, include/, plugins/ and dags/"
+	@VERSION="$$(git describe --always --dirty 2>/dev/null)" REVISION="$$(git rev-parse HEAD 2>/dev/null)" $(COMPOSE) build
+
+up: ## start databases and Airflow and wait until all are healthy (WORKERS=3 for Celery)
+	@echo "Starting three databases and Airflow$(if $(CELERY), with Redis and $(WORKERS) Celery workers); healthy in a minute"
+	@$(if $(CELERY),EXECUTOR=CeleryExecutor) $(COMPOSE) $(if $(CELERY),--profile celery) up --detach --wait \
+		$(if $(CELERY),--scale airflow-worker=$(WORKERS))
+	@$(CONTAINERS) where
+
+etl: ## bring the sample shop in the containers up to date and run the pipeline once (ROWS=200000 SEED=42)
+	@$(CONTAINERS) etl
+
+ps: ## the containers and their health
+	@$(COMPOSE) --profile celery ps --all
+
+logs: ## follow the containers' logs (SERVICE=scheduler)
+	@$(COMPOSE) --profile celery logs --follow --tail 100 $(SERVICE)
+
+roles: ## apply the databases' grants and the passwords of .env to running containers
+	@for database in source-db warehouse-db metadata-db; do \
+		echo "Applying roles in $$database" && $(COMPOSE) up --detach --wait --no-deps $$database && \
+		$(COMPOSE) exec -T $$database sh /docker-entrypoint-initdb.d/roles.sh || exit 1; \
+	done
+
+down: ## stop and remove the containers; the data stays in its volumes (VOLUMES=1 removes it)
+	@echo "Stopping and removing the containers and networks; volumes are $(if $(VOLUMES),removed as well,kept)"
+	@$(COMPOSE) --profile celery --profile tools down --remove-orphans $(if $(VOLUMES),--volumes)
+
 ## dbt alone
 .PHONY: dbt-run dbt-test docs
 DBT_FLAGS := --project-dir dbt --profiles-dir dbt $(if $(SELECT),--select $(SELECT)) $(if $(VARS),--vars '$(VARS)')
@@ -90,9 +126,9 @@ fix: setup ## format Python and SQL
 	$(LOCAL) exec sqlfluff fix --disable-progress-bar dbt
 	$(BIN)/sqlfluff fix --disable-progress-bar --templater placeholder include
 
-lock: setup ## write requirements.lock from requirements.txt
+lock: setup ## write requirements.lock from requirements.txt and requirements-dev.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--custom-compile-command "make lock" requirements.txt --output-file requirements.lock
+		--custom-compile-command "make lock" requirements.txt requirements-dev.txt --output-file requirements.lock
 
 $(VENV)/ready: requirements.lock
 	@for python in $(PYTHON) python3.13 python3.12 python3.11; do \

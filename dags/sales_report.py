@@ -11,7 +11,7 @@ Revenue by month and category, printed in the task's log and shown as the task's
 **Something is red?** The report reads only: clear it. Its last line names the table or grant that is missing.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import structlog
 from airflow.sdk import DAG, Asset, task
@@ -37,6 +37,6 @@ with DAG(
     max_active_runs=1,
     is_paused_upon_creation=False,
     tags=["report"],
-    default_args={"owner": "sales-analytics", "retries": 3, "retry_delay": timedelta(minutes=5)},
+    default_args={"owner": "sales-analytics", "retries": 3},
 ):
     report()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import structlog
@@ -16,13 +17,38 @@ from include.sql import statement
 log = structlog.get_logger(__name__)
 
 
+MAX_COLUMNS = 1600
+"""PostgreSQL's limit; columns that were dropped count too."""
+
+NAMES_OF_OBJECTS = re.compile(r"reg[a-z]+(\[\])?$")
+"""Types such as regclass: their text names an object of their own database, which the warehouse does not have."""
+
+
 @dataclass(frozen=True)
 class Column:
-    """A column; `type` is its SQL spelling with modifiers, schema-qualified outside pg_catalog."""
+    """A column as the catalog has it.
 
+    Attributes:
+        number: Its number in the relation: stays when it is renamed, changes when it is dropped and added again.
+        type: SQL spelling without length, precision or scale, schema-qualified outside pg_catalog. What raw has:
+            raw holds values, not limits.
+        declared_type: The spelling with length, precision and scale.
+    """
+
+    number: int
     name: str
     type: str
+    declared_type: str
     is_not_null: bool
+
+
+@dataclass(frozen=True)
+class UserType:
+    """A type: its enum labels, and the statement that creates it where one has to."""
+
+    name: str
+    labels: list[str] | None
+    creation: str | None
 
 
 def columns_of(connection: Connection, schema: str, table: str) -> tuple[Column, ...]:
@@ -31,18 +57,25 @@ def columns_of(connection: Connection, schema: str, table: str) -> tuple[Column,
         return tuple(cursor.execute(statement("columns"), {"relation": relation_text(schema, table)}))
 
 
+def types_of(connection: Connection, names: list[str]) -> dict[str, UserType]:
+    """The types among `names` that exist, with all they are made of."""
+    with connection.cursor(row_factory=class_row(UserType)) as cursor:
+        return {found.name: found for found in cursor.execute(statement("types"), {"types": names})}
+
+
 def source_columns(connection: Connection, spec: TableSpec) -> tuple[Column, ...]:
     """Columns of the source table, checked against what its entry declares.
 
     Raises:
-        ConfigError: the table, its key or its cursor does not exist or has the wrong type.
+        ConfigError: the table, its key or its cursor does not exist or has the wrong type, or a name is taken.
         TerminalError: the role may not read it.
     """
     columns = columns_of(connection, spec.schema_name, spec.identifier)
     relation = relation_text(spec.schema_name, spec.identifier)
     if not columns:
+        problem = "does not exist" if relation_kind(connection, relation) is None else "has no column"
         raise ConfigError(
-            f"{spec.name}: {relation} does not exist in database {connection.info.dbname!r} on "
+            f"{spec.name}: {relation} {problem} in database {connection.info.dbname!r} on "
             f"{connection.info.host}:{connection.info.port}; create it, or correct `schema` or `identifier`"
         )
     row = connection.execute("select has_table_privilege(%s, 'select')", (relation,)).fetchone()
@@ -58,9 +91,20 @@ def source_columns(connection: Connection, spec: TableSpec) -> tuple[Column, ...
     for name in LOADED_COLUMNS:
         if name in types:
             raise ConfigError(f"{spec.name}: column {name!r} is a name that loading adds; rename it in the source")
+    if len(columns) + len(LOADED_COLUMNS) > MAX_COLUMNS:
+        raise ConfigError(
+            f"{spec.name}: {len(columns)} columns and the {len(LOADED_COLUMNS)} that loading adds are more than "
+            f"PostgreSQL's {MAX_COLUMNS}; load a view of it that leaves some out (`identifier:`)"
+        )
     if spec.cursor:
         _check_cursor(spec, types[spec.cursor])
     return columns
+
+
+def relation_kind(connection: Connection, relation: str) -> str | None:
+    """`pg_class.relkind` of a quoted, qualified name; None where it does not exist."""
+    row = connection.execute("select relkind from pg_class where oid = to_regclass(%s)", (relation,)).fetchone()
+    return row and row[0]
 
 
 def _check_cursor(spec: TableSpec, cursor_type: str) -> None:
@@ -76,18 +120,42 @@ def _check_cursor(spec: TableSpec, cursor_type: str) -> None:
     raise ConfigError(f"{spec.name}: cursor {spec.cursor!r} is {cursor_type}; only timestamps work, or `mode: full`")
 
 
-def check_types(warehouse: Connection, spec: TableSpec, columns: tuple[Column, ...]) -> None:
+def check_types(source: Connection, warehouse: Connection, spec: TableSpec, columns: tuple[Column, ...]) -> None:
     """Refuse a table whose types the warehouse does not have.
 
     Raises:
-        TerminalError: names the types to create.
+        TerminalError: names the types and the statements that create them.
     """
-    wanted = [column.type for column in columns]
-    missing = [row[0] for row in warehouse.execute(statement("missing_types"), {"types": wanted})]
-    if missing:
+    own = [column.name for column in columns if NAMES_OF_OBJECTS.match(column.type)]
+    if own:
         raise TerminalError(
-            f"{spec.name}: the warehouse has no type {', '.join(missing)}; create it there as the source has it"
+            f"{spec.name}: column {own[0]!r} names objects of the source's own database; "
+            "load a view of the table that casts it to text (`identifier:`)"
         )
+    names = [column.type for column in columns]
+    wanted, have = types_of(source, names), types_of(warehouse, names)
+    missing = [kind for name, kind in wanted.items() if name not in have]
+    if missing:
+        statements = "; ".join(kind.creation for kind in missing if kind.creation)
+        raise TerminalError(
+            f"{spec.name}: the warehouse has no type {', '.join(kind.name for kind in missing)}; "
+            f"create it there as the source has it: {statements or 'it needs a newer PostgreSQL'}"
+        )
+
+
+def raw_columns(warehouse: Connection, spec: TableSpec) -> tuple[Column, ...]:
+    """Columns of the raw table; empty where there is none yet.
+
+    Raises:
+        ConfigError: something else has its name.
+    """
+    columns = columns_of(warehouse, spec.raw_schema, spec.table)
+    if columns and not set(LOADED_COLUMNS) <= {column.name for column in columns}:
+        raise ConfigError(
+            f"{spec.name}: {relation_text(spec.raw_schema, spec.table)} in the warehouse was not made by loading "
+            f"(it lacks {LOADED_COLUMNS[0]}); rename it, or the table's entry, with `identifier: {spec.identifier}`"
+        )
+    return columns
 
 
 def added_columns(spec: TableSpec, source: tuple[Column, ...], raw: tuple[Column, ...]) -> list[Column]:

@@ -21,6 +21,9 @@ from include.errors import ConfigError
 LOADED_COLUMNS = ("_loaded_at", "_run_id", "_deleted_at")
 """Columns that loading adds to every raw table."""
 
+MAX_NAME_BYTES = 63
+"""A longer identifier is cut off by PostgreSQL: two tables could become one."""
+
 
 class TableSpec(BaseModel):
     """One source table and how it is extracted (`config.meta.extract` of its dbt source entry).
@@ -75,6 +78,16 @@ class TableSpec(BaseModel):
             raise ValueError(f"cursor_zone {value!r} is no time zone, write an IANA name such as 'Europe/Berlin'")
 
     @model_validator(mode="after")
+    def _names_fit(self) -> TableSpec:
+        for name in (self.raw_schema, self.table):
+            if len(name.encode()) > MAX_NAME_BYTES:
+                raise ValueError(
+                    f"name {name!r} is longer than PostgreSQL's {MAX_NAME_BYTES} bytes; choose a shorter `name:`, "
+                    "and give the source's own with `identifier:`"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _mode_has_what_it_needs(self) -> TableSpec:
         if self.mode != "full":
             missing = [name for name in ("key", "cursor") if not getattr(self, name)]
@@ -121,6 +134,7 @@ def load_specs(models_dir: Path) -> list[TableSpec]:
         ConfigError: no source at all, or an entry that cannot work; names file, table and remedy.
     """
     specs: dict[str, TableSpec] = {}
+    keys: dict[str, str] = {}
     for path in sorted(models_dir.rglob("*.yml")):
         for spec in _specs_of_file(path, path.relative_to(models_dir.parent.parent)):
             if spec.name in specs:
@@ -129,6 +143,11 @@ def load_specs(models_dir: Path) -> list[TableSpec]:
                     "remove one of the two entries"
                 )
             specs[spec.name] = spec
+            if keys.setdefault(spec.watermark_key, spec.name) != spec.name:
+                raise ConfigError(
+                    f"{path.relative_to(models_dir.parent.parent)}: table {spec.name} and {keys[spec.watermark_key]} "
+                    f"would share the Variable {spec.watermark_key}; rename one of the two"
+                )
     if not specs:
         raise ConfigError(f"{models_dir}: no dbt source lists a table; add one under `sources:`")
     return list(specs.values())

@@ -40,6 +40,16 @@ class Postgres:
         return self.server.superuser_dsn(name)
 
 
+class SystemPostgres(EmbeddedPostgres):
+    """The server of the newest PostgreSQL installed on this machine, with the extensions the embedded one lacks."""
+
+    PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), default=None)
+
+    def _program(self, name: str) -> Path:
+        assert self.PROGRAMS is not None
+        return self.PROGRAMS / name
+
+
 @pytest.fixture(scope="session")
 def folder() -> Iterator[Path]:
     """A folder that an unprivileged server may enter, which pytest's own is not for root."""
@@ -52,5 +62,12 @@ def folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def postgres(folder: Path) -> Iterator[Postgres]:
     with EmbeddedPostgres(folder / "postgres", settings={"fsync": "off"}) as server:
+        yield Postgres(server)
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def system_postgres(folder: Path) -> Iterator[Postgres]:
+    with SystemPostgres(folder / "system_postgres", settings={"fsync": "off"}) as server:
         yield Postgres(server)
         server.remove()

@@ -1,4 +1,4 @@
-"""What users install: pinned, hashed, and the same in both files."""
+"""What users install: pinned, hashed, and the same in all files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ LOCK = (ROOT / "requirements.lock").read_text()
 
 
 def test_the_lock_holds_every_named_package_at_its_version() -> None:
-    named = re.findall(r"^[a-z0-9-]+==\S+$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    files = [ROOT / name for name in ("requirements.txt", "requirements-dev.txt")]
+    named = [pin for file in files for pin in re.findall(r"^[a-z0-9-]+==\S+$", file.read_text(), re.MULTILINE)]
     assert len(named) > 15
     for pin in named:
         assert re.search(

@@ -11,7 +11,7 @@ from psycopg.rows import class_row
 
 from include.batch import Batch, Horizon, Window
 from include.buckets import WHOLE, Buckets
-from include.catalog import Column, added_columns, check_types, columns_of, source_columns
+from include.catalog import Column, added_columns, check_types, raw_columns, relation_kind, source_columns
 from include.errors import TerminalError, TransientError
 from include.extract.deletes import differing_buckets
 from include.extract.rows import in_window, instant, rows_of
@@ -126,15 +126,17 @@ def _stage(
 
 def _preflight(source: Connection, warehouse: Connection, spec: TableSpec) -> tuple[Column, ...]:
     columns = source_columns(source, spec)
-    check_types(warehouse, spec, columns)
-    added_columns(spec, columns, columns_of(warehouse, spec.raw_schema, spec.table))
+    check_types(source, warehouse, spec, columns)
+    added_columns(spec, columns, raw_columns(warehouse, spec))
     return columns
 
 
 def take_snapshot(source: Connection, spec: TableSpec) -> _Snapshot:
     """Lock the table, then take the snapshot: after it, a TRUNCATE or rewrite would make the table look empty to us."""
     relation = sql.Identifier(spec.schema_name, spec.identifier)
-    source.execute(sql.SQL("lock table {} in access share mode").format(relation))
+    # The server locks no others; a materialised view's refresh does not hide its rows from older snapshots.
+    if relation_kind(source, relation.as_string()) in ("r", "p", "v"):
+        source.execute(sql.SQL("lock table {} in access share mode").format(relation))
     with source.cursor(row_factory=class_row(_Snapshot)) as cursor:
         seen = cursor.execute(statement("snapshot")).fetchone()
     assert seen is not None

@@ -13,11 +13,11 @@ from psycopg.rows import class_row, namedtuple_row
 
 from include.batch import Batch, LoadResult
 from include.buckets import Buckets
-from include.catalog import Column, added_columns, columns_of
+from include.catalog import Column, added_columns, columns_of, raw_columns
 from include.errors import TerminalError
 from include.load import ledger
 from include.sessions import Connection, identifiers
-from include.sources import TableSpec
+from include.sources import LOADED_COLUMNS, TableSpec
 from include.sql import statement
 
 log = structlog.get_logger(__name__)
@@ -81,9 +81,9 @@ def load_batch(connection: Connection, spec: TableSpec, batch: Batch) -> LoadRes
             return earlier
         newer = _newer_loads(connection, spec, batch)
         load = _Load(spec, batch, _staged_columns(connection, spec, batch), _next_loaded_at(connection, spec))
-        raw_columns = columns_of(connection, spec.raw_schema, spec.table)
-        if raw_columns:
-            counts = _merge(connection, load, raw_columns, newer)
+        raw = raw_columns(connection, spec)
+        if raw:
+            counts = _merge(connection, load, raw, newer)
         else:
             _refuse_a_part_as_the_whole(connection, load)
             counts = _adopt(connection, load)
@@ -174,12 +174,13 @@ def _adopt(connection: Connection, load: _Load) -> _Counts:
 def _merge(connection: Connection, load: _Load, raw: tuple[Column, ...], newer: list[datetime]) -> _Counts:
     """Bring raw to what the batch shows, changing only rows that differ."""
     for column in added_columns(load.spec, load.columns, raw):
+        add = sql.SQL("alter table {} add column {} {}")
         # The type's spelling comes from format_type() of the warehouse's own catalog.
-        add = sql.SQL("alter table {} add column {} " + column.type)  # type: ignore[arg-type]
-        connection.execute(add.format(load.raw, sql.Identifier(column.name)))
+        spelling = sql.SQL(column.type)  # type: ignore[arg-type]
+        connection.execute(add.format(load.raw, sql.Identifier(column.name), spelling))
         log.warning("column added to raw; older rows hold NULL", table=load.spec.name, column=column.name)
     if load.spec.key:
-        gone = [c.name for c in raw if c.name not in load.names and not c.name.startswith("_")]
+        gone = [c.name for c in raw if c.name not in (*load.names, *LOADED_COLUMNS)]
         counts = _upsert(connection, load, newer, gone)
         held = ledger.held_buckets(connection, load.batch.extraction_id)
         if held and load.spec.deletes == "soft":
@@ -298,6 +299,11 @@ def _readable_key_errors(spec: TableSpec) -> Iterator[None]:
         detail = error.diag.message_detail or error.diag.message_primary
         raise TerminalError(
             f"{spec.name}: key {list(spec.key)} is not unique ({detail}); declare the columns that are"
+        ) from error
+    except errors.UndefinedObject as error:
+        raise TerminalError(
+            f"{spec.name}: key {list(spec.key)} cannot be indexed ({error.diag.message_primary}); "
+            "declare one of other columns, or `mode: full` without a key"
         ) from error
     except errors.NotNullViolation as error:
         raise TerminalError(

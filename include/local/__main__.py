@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
 import psycopg
 
@@ -29,6 +28,7 @@ from include.local.environment import (
 )
 from include.local.errors import LocalError
 from include.local.servers import HIGHEST_PORT
+from include.progress import Console
 
 NEEDED_BYTES = 1_500_000_000
 FULL_BYTES = 20_000_000
@@ -80,7 +80,7 @@ def run(here: Installation, _: list[str]) -> int:
     """Bring the sample shop up to date and run the pipeline once."""
     here.state.mkdir(parents=True, exist_ok=True)
     with _lock(here, "run") as lock:
-        console = pipeline.Console()
+        console = Console()
         computed = prepare(here)
         console.step("databases ready")
         if own := user_environment().get("AIRFLOW_CONN_SHOP"):
@@ -162,18 +162,13 @@ def execute(here: Installation, arguments: list[str]) -> int:
 
 
 def _advance_shop(here: Installation) -> str:
-    """First create the shop, later insert and update a slice of it; what was done, as one line."""
-    from include.shop.generate import change_shop, create_shop, shop_exists
+    from include.shop.advance import advance_shop
 
-    user, now = user_environment(), datetime.now(UTC)
+    user = user_environment()
     rows, seed = number(user, "ROWS", 200_000), number(user, "SEED", 42)
     assert rows and seed
     with psycopg.connect(here.server().dsn("shop_app", here.secrets()["shop_app"], SOURCE)) as connection:
-        if shop_exists(connection):
-            changed = change_shop(connection, seed=int(now.timestamp()))
-            return "shop changed: " + ", ".join(f"{count:,} {name}" for name, count in changed.items())
-        created = create_shop(connection, rows, seed, now)
-        return "shop created: " + ", ".join(f"{count:,} {name}" for name, count in created.items())
+        return advance_shop(connection, rows, seed)
 
 
 def _ui_port(user: dict[str, str]) -> int:

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from psycopg.pq import Conninfo
 
+from include.dotenv import parse_env_file
 from include.local.databases import ROLES, SOURCE, WAREHOUSE
 from include.local.errors import LocalError
 from include.local.servers import EmbeddedPostgres
@@ -114,22 +115,6 @@ def _without_sourced(variables: Mapping[str, str]) -> dict[str, str]:
 
 def _mark(key: str, value: str) -> str:
     return hashlib.sha256(f"{key}={value}".encode()).hexdigest()[:12]
-
-
-def parse_env_file(path: Path) -> dict[str, str]:
-    """KEY=VALUE lines; `#` starts a comment line, quotes around a value are taken off."""
-    values = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        key, equals, value = line.removeprefix("export ").partition("=")
-        if not equals or not key.strip().isidentifier():
-            raise LocalError(f"{path.name} line {number} is {line!r}; write KEY=VALUE, or # before a comment")
-        value = value.strip()
-        is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-        values[key.strip()] = value[1:-1] if is_quoted else value
-    return values
 
 
 def needs_embedded_server(user: dict[str, str]) -> bool:

@@ -5,18 +5,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-
-@dataclass(frozen=True)
-class Task:
-    """A task of a run: its state (None while it waits) and how long its last try took, in seconds."""
-
-    task_id: str
-    operator: str
-    state: str | None
-    seconds: float
+from include.progress import Task
 
 
 @contextmanager

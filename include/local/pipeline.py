@@ -6,8 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,31 +17,11 @@ from psycopg.rows import namedtuple_row
 from include.local import metadata
 from include.local.environment import ROOT, Installation, libpq_uri
 from include.local.errors import LocalError
+from include.progress import Console
 
 DAG_ID = "elt_pipeline"
 _ENDED = re.compile(r"\[DAG TEST\] end task task_id=(\S+)")
 _ERROR = re.compile(r"^(?:[\w.]*(?:Exception|Error|Skip)): (.+)")
-
-
-class Console:
-    """Lines for a person. On a terminal the last line also shows what was done most recently."""
-
-    def __init__(self) -> None:
-        self._live = sys.stdout.isatty()
-        self._begin = time.monotonic()
-
-    def line(self, text: str = "") -> None:
-        print(f"\r\x1b[K{text}" if self._live else text, flush=True)
-
-    def step(self, text: str) -> None:
-        self.line(f"{self.elapsed():>6.1f}s  {text}")
-
-    def status(self, text: str) -> None:
-        if self._live:
-            print(f"\r\x1b[K{self.elapsed():>6.1f}s  {text[:100]}", end="", flush=True)
-
-    def elapsed(self) -> float:
-        return time.monotonic() - self._begin
 
 
 def migrate(here: Installation, environment: dict[str, str]) -> None:
@@ -97,7 +75,9 @@ def run_dag(here: Installation, environment: dict[str, str], console: Console, l
         console.line(f"\nNothing ran: Airflow made no task. Its output is in {log}")
         return False
     run_id, state = metadata.run_of(here.metadata, number)
-    _report(environment, console, tasks, run_id)
+    console.report(tasks, _loads(environment, run_id))
+    console.line('The marts:   psql "$(make -s dsn-warehouse)" -c "select * from marts.fct_sales limit 5"')
+    console.line("The graph:   make ui")
     if state != "success":
         for task_id, error in failures.items():
             console.line(f"\n✗ {task_id}\n  {error}")
@@ -118,7 +98,10 @@ def _follow(
             if ended := _ENDED.search(line):
                 number = metadata.latest_run(here.metadata, DAG_ID)
                 tasks = metadata.tasks_of(here.metadata, number) if number > before else []
-                _show(console, ended[1], tasks, error, failures)
+                task = next(task for task in tasks if task.task_id == ended[1])
+                if task.state == "failed":
+                    failures[task.task_id] = error
+                console.show(task, tasks, error)
                 error = ""
     return failures
 
@@ -126,45 +109,6 @@ def _follow(
 def _error_of(line: str) -> str | None:
     found = _ERROR.match(line)
     return found[1].strip() if found else None
-
-
-def _show(console: Console, task_id: str, tasks: list[metadata.Task], error: str, failures: dict[str, str]) -> None:
-    task = next(task for task in tasks if task.task_id == task_id)
-    done = sum(each.state in ("success", "failed", "skipped", "upstream_failed") for each in tasks)
-    if task.state == "failed":
-        failures[task_id] = error
-        console.step(f"✗ {task_id}")
-    elif task.state == "up_for_retry":
-        console.step(f"↻ {task_id}: tried again in 5 minutes (Ctrl-C ends the run): {error}")
-    elif not _is_test(task):
-        console.step(f"{'–' if task.state == 'skipped' else '✓'} {task_id}  {task.seconds:.1f}s")
-    console.status(f"{done} of {len(tasks)} tasks, {task_id}")
-
-
-def _is_test(task: metadata.Task) -> bool:
-    return task.operator == "DbtTest"
-
-
-def _report(environment: dict[str, str], console: Console, tasks: list[metadata.Task], run_id: str) -> None:
-    console.line()
-    console.line(f"{'table':<22}{'mode':<13}{'rows read':>10}{'inserted':>10}{'updated':>10}{'rows/s':>10}")
-    seconds = {task.task_id: task.seconds for task in tasks}
-    for row in _loads(environment, run_id):
-        name = f"{row.source}.{row.table_name}"
-        rate = f"{row.rows_extracted / (seconds[name + '.extract'] + seconds[name + '.load']):,.0f}"
-        counts = (row.rows_extracted, row.rows_inserted, row.rows_updated)
-        console.line(f"{name:<22}{row.mode:<13}" + "".join(f"{count:>10,}" for count in counts) + f"{rate:>10}")
-    models = [task for task in tasks if task.operator in ("DbtRun", "DbtSnapshot", "DbtSeed")]
-    tests = [task for task in tasks if _is_test(task)]
-    console.line()
-    for what, group in (("dbt models", models), ("dbt tests", tests)):
-        passed = sum(task.state == "success" for task in group)
-        failed = sum(task.state == "failed" for task in group)
-        console.line(f"{what:<12}{passed} of {len(group)} passed" + (f", {failed} failed" if failed else ""))
-    console.line(f"{'time':<12}{console.elapsed():.0f} seconds, {len(tasks)} Airflow tasks")
-    console.line()
-    console.line('The marts:   psql "$(make -s dsn-warehouse)" -c "select * from marts.fct_sales limit 5"')
-    console.line("The graph:   make ui")
 
 
 def _loads(environment: dict[str, str], run_id: str) -> Iterator[Any]:

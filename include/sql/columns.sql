@@ -1,7 +1,9 @@
--- Reads only. No row: the relation does not exist.
+-- Reads only. No row: the relation does not exist, or has no column.
 select
+    attribute.attnum as number,
     attribute.attname as name,
-    format_type(attribute.atttypid, attribute.atttypmod) as type,
+    format_type(attribute.atttypid, -1) as type,
+    format_type(attribute.atttypid, attribute.atttypmod) as declared_type,
     attribute.attnotnull as is_not_null
 from pg_attribute as attribute
 where

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -67,8 +68,17 @@ class Pipeline:
     def dump(self, connection: Connection, relation: str, columns: str, where: str = "true") -> bytes:
         """The rows as COPY text ordered by their text, the form in which both sides have to agree byte for byte."""
         query = f'copy (select {columns} from {relation} t where {where} order by t.*::text collate "C") to stdout'
-        with connection.cursor().copy(query) as copy:
+        return self._copy(connection, query)
+
+    @staticmethod
+    def _copy(connection: Connection, query: str) -> bytes:
+        with connection.cursor().copy(query) as copy:  # type: ignore[arg-type]
             return b"".join(bytes(block) for block in copy)
+
+    def assert_same(self, columns: str, table: str, order: str) -> None:
+        """Both sides, by key, as COPY text under the pinned settings: byte for byte the same."""
+        query = f"copy (select {columns} from {{}}.{table} t order by {order}) to stdout"
+        assert self._copy(self.warehouse, query.format("raw_shop")) == self._copy(self.source, query.format("public"))
 
     def assert_equal(self, columns: str = "id, amount, updated_at", table: str = "orders") -> None:
         select = f"(select {columns} from {{}})"
@@ -87,15 +97,21 @@ class Pipeline:
         return replace(self, source=self.connect_source(), warehouse=self.connect_warehouse())
 
 
-@pytest.fixture
-def pipeline(postgres: Postgres) -> Iterator[Pipeline]:
-    source, warehouse = postgres.database(), postgres.database()
-    app = psycopg.connect(source, autocommit=True)
-    app.execute(
-        "create table orders (id bigint primary key, amount numeric, updated_at timestamptz not null default now())"
-    )
-    made = Pipeline(app, None, None, source, warehouse)  # type: ignore[arg-type]
+@contextmanager
+def between(source_dsn: str, warehouse_dsn: str) -> Iterator[Pipeline]:
+    """A pipeline from one database to another."""
+    app = psycopg.connect(source_dsn, autocommit=True)
+    made = Pipeline(app, None, None, source_dsn, warehouse_dsn)  # type: ignore[arg-type]
     made.source, made.warehouse = made.connect_source(), made.connect_warehouse()
     yield made
     for connection in (made.app, made.source, made.warehouse):
         connection.close()
+
+
+@pytest.fixture
+def pipeline(postgres: Postgres) -> Iterator[Pipeline]:
+    with between(postgres.database(), postgres.database()) as made:
+        made.app.execute(
+            "create table orders (id bigint primary key, amount numeric, updated_at timestamptz not null default now())"
+        )
+        yield made

@@ -72,6 +72,24 @@ def test_a_table_listed_twice(models: Path) -> None:
         load_specs(models)
 
 
+def test_two_tables_that_would_share_a_variable(models: Path) -> None:
+    entry = (
+        "{{name: {}, schema: raw_{}, tables: [{{name: {}, config: {{meta: {{extract: {{key: id, cursor: u}}}}}}}}]}}"
+    )
+    sources = ", ".join(entry.format(*names) for names in (("a", "a", "b__c"), ("a__b", "a__b", "c")))
+    (models / "s.yml").write_text(f"sources: [{sources}]")
+    with pytest.raises(ConfigError, match="a__b.c and a.b__c would share the Variable watermark__a__b__c; rename"):
+        load_specs(models)
+
+
+def test_a_name_that_postgres_would_cut_off(models: Path) -> None:
+    write(models, "key: id, cursor: u")
+    text = (models / "_sources.yml").read_text()
+    (models / "_sources.yml").write_text(text.replace("name: orders", f"name: {'ö' * 32}"))
+    with pytest.raises(ConfigError, match="longer than PostgreSQL's 63 bytes; choose a shorter `name:`"):
+        load_specs(models)
+
+
 def test_an_entry_without_extract(models: Path) -> None:
     (models / "s.yml").write_text("sources: [{name: shop, schema: raw_shop, tables: [{name: orders}]}]")
     with pytest.raises(ConfigError, match="s.yml: table shop.orders: `config.meta.extract` is missing; add it"):

@@ -1,0 +1,1 @@
+"""The commands behind the Makefile's container targets. Standard library alone: they need no virtual environment."""

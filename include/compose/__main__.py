@@ -1,0 +1,92 @@
+"""The commands behind the Makefile's container targets: `python -m include.compose <command>`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from include.batch import LoadResult
+from include.compose.airflow_api import Airflow
+from include.dotenv import complete_env_file, parse_env_file
+from include.local.errors import LocalError
+from include.progress import ENDED, Console, Task
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DAG_ID = "elt_pipeline"
+
+
+def main() -> int:
+    """Run one command; foreseeable trouble is one sentence on stderr and exit code 1."""
+    try:
+        return COMMANDS[sys.argv[1]]()
+    except LocalError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except subprocess.CalledProcessError as error:
+        return error.returncode
+    except KeyboardInterrupt:
+        print("\nNot watched any more; the run goes on, see the UI.", file=sys.stderr)
+        return 130
+
+
+def env() -> int:
+    """Make the secrets that `.env` lacks, and show the UI's password that once."""
+    made = complete_env_file(ROOT / ".env", ROOT / ".env.example")
+    print(f".env: {len(made)} secrets made, the rest left as it was; readable by you alone")
+    if "UI_PASSWORD" in made:
+        print(f"The UI's user is admin, the password {settings()['UI_PASSWORD']} (shown this once; it is in .env)")
+    return 0
+
+
+def where() -> int:
+    """Say where the UI is."""
+    print(f"Airflow is at {url()}   user: admin   password: UI_PASSWORD in .env\nNext: make etl")
+    return 0
+
+
+def etl() -> int:
+    """Bring the sample shop up to date, run the pipeline once through the REST API, show its tasks and the result."""
+    if "AIRFLOW_CONN_SHOP" not in settings():
+        subprocess.run(["docker", "compose", "run", "--rm", "--no-TTY", "shop"], cwd=ROOT, check=True)
+    console, airflow = Console(), Airflow(url(), "admin", settings()["UI_PASSWORD"])
+    run_id = airflow.trigger(DAG_ID)
+    console.step(f"run {run_id} triggered")
+    shown: dict[str, tuple[str | None, int]] = {}
+    tasks: list[Task] = []
+    for found in airflow.follow(DAG_ID, run_id):
+        tasks = [_task(each) for each in found]
+        for task, each in zip(tasks, found, strict=True):
+            now = (task.state, each["try_number"])
+            if shown.get(task.task_id) != now and task.state in (*ENDED, "up_for_retry"):
+                console.show(task, tasks)
+            shown[task.task_id] = now
+    loaded = [task for task in tasks if task.task_id.endswith(".load") and task.state == "success"]
+    console.report(tasks, [LoadResult.from_json(airflow.result(DAG_ID, run_id, task.task_id)) for task in loaded])
+    console.line('The marts:   docker compose run --rm psql -c "select * from marts.fct_sales limit 5"')
+    console.line(f"The graph:   {url()}/dags/{DAG_ID}/runs/{run_id}")
+    return 0 if airflow.state(DAG_ID, run_id) == "success" else 1
+
+
+def settings() -> dict[str, str]:
+    """`.env`, with the variables of the shell over it."""
+    path = ROOT / ".env"
+    if not path.exists():
+        raise LocalError(".env is missing; make it with `make env`")
+    return parse_env_file(path) | {key: value for key, value in os.environ.items() if value}
+
+
+def url() -> str:
+    return f"http://127.0.0.1:{settings().get('UI_PORT', '8080')}"
+
+
+def _task(found: dict[str, Any]) -> Task:
+    return Task(found["task_id"], found["operator_name"], found["state"], found["duration"] or 0.0)
+
+
+COMMANDS = {"env": env, "where": where, "etl": etl}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""What a person sees of a run on the command line: each step as it ends, and a short result."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+ENDED = ("success", "failed", "skipped", "upstream_failed")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of a run: its state (None while it waits) and how long its last try took, in seconds."""
+
+    task_id: str
+    operator: str
+    state: str | None
+    seconds: float
+
+    @property
+    def is_test(self) -> bool:
+        return self.operator == "DbtTest"
+
+    @property
+    def is_model(self) -> bool:
+        return self.operator in ("DbtRun", "DbtSnapshot", "DbtSeed")
+
+
+class Console:
+    """Lines for a person. On a terminal the last line also shows what was done most recently."""
+
+    def __init__(self) -> None:
+        self._live = sys.stdout.isatty()
+        self._begin = time.monotonic()
+
+    def line(self, text: str = "") -> None:
+        print(f"\r\x1b[K{text}" if self._live else text, flush=True)
+
+    def step(self, text: str) -> None:
+        self.line(f"{self.elapsed():>6.1f}s  {text}")
+
+    def status(self, text: str) -> None:
+        if self._live:
+            print(f"\r\x1b[K{self.elapsed():>6.1f}s  {text[:100]}", end="", flush=True)
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self._begin
+
+    def show(self, task: Task, tasks: list[Task], why_again: str = "") -> None:
+        """One task that ended, or that is to be tried again; passed tests are only counted."""
+        if task.state == "failed":
+            self.step(f"✗ {task.task_id}")
+        elif task.state == "up_for_retry":
+            self.step(f"↻ {task.task_id}: tried again in a few minutes (Ctrl-C ends the run) {why_again}".rstrip())
+        elif not task.is_test:
+            self.step(f"{'–' if task.state == 'skipped' else '✓'} {task.task_id}  {task.seconds:.1f}s")
+        self.status(f"{sum(each.state in ENDED for each in tasks)} of {len(tasks)} tasks, {task.task_id}")
+
+    def report(self, tasks: list[Task], loads: Iterable[Any]) -> None:
+        """The result of a run: what each load moved, and how many models and tests passed.
+
+        Args:
+            tasks: All tasks of the run.
+            loads: `LoadResult`s, or rows of the ledger with the same names.
+        """
+        self.line()
+        self.line(f"{'table':<22}{'mode':<13}{'rows read':>10}{'inserted':>10}{'updated':>10}{'rows/s':>10}")
+        seconds = {task.task_id: task.seconds for task in tasks}
+        for row in loads:
+            name = f"{row.source}.{row.table_name}"
+            rate = f"{row.rows_extracted / (seconds[name + '.extract'] + seconds[name + '.load']):,.0f}"
+            counts = (row.rows_extracted, row.rows_inserted, row.rows_updated)
+            self.line(f"{name:<22}{row.mode:<13}" + "".join(f"{count:>10,}" for count in counts) + f"{rate:>10}")
+        self.line()
+        models, tests = [task for task in tasks if task.is_model], [task for task in tasks if task.is_test]
+        for what, group in (("dbt models", models), ("dbt tests", tests)):
+            passed = sum(task.state == "success" for task in group)
+            failed = sum(task.state == "failed" for task in group)
+            self.line(f"{what:<12}{passed} of {len(group)} passed" + (f", {failed} failed" if failed else ""))
+        self.line(f"{'time':<12}{self.elapsed():.0f} seconds, {len(tasks)} Airflow tasks")
+        self.line()

@@ -1,0 +1,83 @@
+"""Every type and value that has to arrive exactly, through the first load, through the upsert, and as a key."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from tests.conftest import Postgres, SystemPostgres
+from tests.include.conftest import Pipeline, between
+from tests.include.values import CONTRIB_VALUES, NO_ORDER, TYPES, VALUES
+
+CASES = [(type_, value) for type_, values in VALUES.items() for value in values]
+# Values of types that the embedded server lacks: where PostgreSQL is installed, as on the machines that run CI.
+CONTRIB_CASES = [
+    (type_, value) for type_, values in CONTRIB_VALUES.items() for value in values if SystemPostgres.PROGRAMS
+]
+KEYS = [(type_, value) for type_, value in CASES + CONTRIB_CASES if type_ not in NO_ORDER and "repeat('l" not in value]
+
+numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def embedded(postgres: Postgres) -> Iterator[Pipeline]:
+    with between(postgres.database(), postgres.database()) as pipeline:
+        for dsn in (pipeline.source_dsn, pipeline.warehouse_dsn):
+            with psycopg.connect(dsn) as connection:
+                connection.execute(TYPES)
+        yield pipeline
+
+
+@pytest.fixture(scope="module")
+def contrib(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
+    servers: Postgres = request.getfixturevalue("system_postgres")
+    with between(servers.database(), servers.database()) as pipeline:
+        for connection in (pipeline.app, pipeline.warehouse):
+            for extension in ("hstore", "citext", "ltree"):
+                connection.execute(f"create extension {extension} schema public")
+        yield pipeline
+
+
+@pytest.fixture
+def pipeline(request: pytest.FixtureRequest, type_: str) -> Pipeline:
+    return request.getfixturevalue("contrib" if type_ in CONTRIB_VALUES else "embedded")
+
+
+@pytest.mark.parametrize(("type_", "value"), CASES + CONTRIB_CASES)
+def test_a_value_arrives_exactly(pipeline: Pipeline, type_: str, value: str) -> None:
+    table = f"t_{next(numbers)}"
+    pipeline.app.execute(f"create table {table} (id int primary key, v {type_}, updated_at timestamptz default now())")
+    pipeline.app.execute(f"insert into {table} values (1, {value}), (2, null), (3, null)")
+    spec = pipeline.spec(table)
+    assert pipeline.run(spec, run_id="first").rows_inserted == 3
+    pipeline.assert_same("id, v", table, "id")
+
+    pipeline.app.execute(f"update {table} set v = null, updated_at = now() where id = 1")
+    pipeline.app.execute(f"update {table} set v = {value}, updated_at = now() where id = 2")
+    assert pipeline.run(spec, run_id="upsert").rows_updated == 2
+    pipeline.assert_same("id, v", table, "id")
+    assert pipeline.run(spec, run_id="again").rows_updated == 0
+
+
+@pytest.mark.parametrize(("type_", "value"), KEYS)
+def test_a_value_identifies_its_row(pipeline: Pipeline, type_: str, value: str) -> None:
+    table = f"t_{next(numbers)}"
+    pipeline.app.execute(f"create table {table} (v {type_} primary key, n int, updated_at timestamptz default now())")
+    pipeline.app.execute(f"insert into {table} values ({value}, 1)")
+    spec = pipeline.spec(table, key=["v"])
+    pipeline.run(spec, run_id="first")
+    pipeline.assert_same("v, n", table, "v")
+
+    pipeline.app.execute(f"update {table} set n = 2, updated_at = now()")
+    result = pipeline.run(spec, run_id="upsert")
+    assert (result.rows_inserted, result.rows_updated) == (0, 1)
+    pipeline.assert_same("v, n", table, "v")
+
+
+def test_every_listed_type_is_tried_with_at_least_120_values() -> None:
+    print(f"{len(CASES)} values of {len(VALUES)} types, {len(KEYS)} as keys; {len(CONTRIB_CASES)} of extensions")
+    assert len(CASES) >= 120
+    assert len(set(CASES)) == len(CASES)
