@@ -20,14 +20,6 @@ RUN DBT_TARGET_PATH=/opt/airflow/manifest venv/bin/python -c "from include.dbt_p
  && rm -rf manifest/logs
 
 FROM ${AIRFLOW}
-ARG VERSION=dev
-ARG REVISION=unknown
-LABEL org.opencontainers.image.title="elt" \
-      org.opencontainers.image.description="Postgres to Postgres in one Airflow graph: extract, load, dbt" \
-      org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.base.name="apache/airflow:3.3.2-python3.13" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
 ENV PATH=/opt/airflow/venv/bin:${PATH} \
     VIRTUAL_ENV=/opt/airflow/venv \
     PYTHONPATH=/opt/airflow \
@@ -43,7 +35,8 @@ ENV PATH=/opt/airflow/venv/bin:${PATH} \
     DBT_SEND_ANONYMOUS_USAGE_STATS=false \
     DBT_TARGET_PATH=/opt/airflow/manifest \
     DBT_VERSION_CHECK=false \
-    SCARF_ANALYTICS=false
+    SCARF_ANALYTICS=false \
+    XDG_RUNTIME_DIR=/tmp
 WORKDIR /opt/airflow
 # A new volume mounted here takes over its owner.
 RUN mkdir -p logs
@@ -58,3 +51,12 @@ COPY include include
 COPY dags dags
 USER 50000:0
 HEALTHCHECK --interval=15s --timeout=10s --start-period=90s --retries=4 CMD ["python", "/opt/airflow/healthcheck.py"]
+# Last, because every commit changes them.
+ARG VERSION=dev
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="elt" \
+      org.opencontainers.image.description="Postgres to Postgres in one Airflow graph: extract, load, dbt" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.base.name="apache/airflow:3.3.2-python3.13" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"

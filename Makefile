@@ -111,20 +111,27 @@ docs: setup ## write dbt's documentation site to .local/dbt
 	@$(LOCAL) exec dbt docs generate --static --project-dir dbt --profiles-dir dbt
 
 ## Work on it
-.PHONY: test lint fix lock
-test: setup ## run all tests (ARGS="-k watermark")
+.PHONY: test test-containers lint fix lock
+test: setup ## run all tests that need no Docker (ARGS="-k watermark")
 	@$(BIN)/python -m pytest $(ARGS)
 
-lint: setup ## check the style of Python and SQL; changes nothing
+test-containers: setup ## bring the containers up beside yours, test them and remove them; fails without Docker
+	@$(BIN)/python -m pytest tests/containers $(ARGS)
+
+lint: setup ## check Python, SQL, workflows and the compose file; changes nothing
 	$(BIN)/black --check --quiet .
 	$(BIN)/flake8
 	$(LOCAL) exec sqlfluff lint --disable-progress-bar dbt
-	$(BIN)/sqlfluff lint --disable-progress-bar --templater placeholder include
+	$(BIN)/sqlfluff lint --disable-progress-bar --templater placeholder include deploy
+	$(BIN)/zizmor --offline --quiet .github
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
 
 fix: setup ## format Python and SQL
 	$(BIN)/black .
 	$(LOCAL) exec sqlfluff fix --disable-progress-bar dbt
-	$(BIN)/sqlfluff fix --disable-progress-bar --templater placeholder include
+	$(BIN)/sqlfluff fix --disable-progress-bar --templater placeholder include deploy
 
 lock: setup ## write requirements.lock from requirements.txt and requirements-dev.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -100,7 +100,9 @@ def profile_environment(uri: str) -> dict[str, str]:
         "DBT_ENV_SECRET_PASSWORD": unquote(parts.password or ""),
         "DBT_DBNAME": unquote(parts.path.removeprefix("/")),
     }
-    return environment | ({"DBT_SSLMODE": options["sslmode"]} if "sslmode" in options else {})
+    return environment | {
+        f"DBT_{name.upper()}": options[name] for name in ("sslmode", "sslrootcert") if name in options
+    }
 
 
 def dbt_environment() -> Mapping[str, str]:
