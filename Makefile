@@ -9,9 +9,6 @@ BIN := $(VENV)/bin
 LOCAL := $(BIN)/python -m include.local
 export PYTHONUNBUFFERED := 1
 
-# As root in a checkout of somebody else's, git and Python caches must not get in the way of a plain `make`.
-export PYTHONDONTWRITEBYTECODE := 1
-
 .PHONY: help
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^## /{printf "\n%s\n", substr($$0, 4)} /^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,7 +47,7 @@ shop: setup ## create the sample shop, or change a slice of it, without running 
 	@$(LOCAL) shop
 
 ## Look after it
-.PHONY: plan reconcile rewind
+.PHONY: plan reconcile rewind onboard
 COMMAND := $(LOCAL) exec python -m include.commands
 plan: setup ## what the next run would read and change, per table; changes nothing (TABLE=shop.orders)
 	@$(COMMAND) plan $(if $(TABLE),--table '$(TABLE)')
@@ -60,6 +57,9 @@ reconcile: setup ## compare raw with the source, row by row where they differ (T
 
 rewind: setup ## read a table again: TABLE=shop.orders TO=<instant | run id | beginning>
 	@$(COMMAND) rewind --table '$(TABLE)' --to '$(TO)'
+
+onboard: setup ## write sources, staging models, tests and grants: SOURCE=name TABLES="a b" (SCHEMA=public)
+	@$(COMMAND) onboard --source '$(SOURCE)' --schema '$(or $(SCHEMA),public)' --tables $(TABLES)
 
 ## In containers (Docker)
 .PHONY: env build up down etl logs ps roles

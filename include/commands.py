@@ -1,5 +1,5 @@
-"""`python -m include.commands plan | reconcile | rewind`: wherever Airflow's own command line works, with the same
-connections and Variables."""
+"""`python -m include.commands plan | reconcile | rewind | onboard`, wherever Airflow's own command line works: with the
+same connections and Variables."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from datetime import UTC, datetime
 import psycopg
 import structlog
 from airflow.models import Variable
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from include import maintenance
-from include.dbt_project import MODELS_DIR
+from include.dbt_project import MODELS_DIR, PROJECT_DIR
 from include.errors import ConfigError, PipelineError
+from include.onboard.shape import read_table, slug
+from include.onboard.write import files_for, write
 from include.sources import TableSpec, load_specs
-from include.tasks import spec_of
+from include.tasks import session, spec_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,6 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--table", help="source.table; every table where it is missing")
     parser.add_argument("--to", help="rewind: an ISO instant, the id of a past run, or `beginning`")
     parser.add_argument("--repair", action="store_true", help="reconcile: read again what differs")
+    parser.add_argument("--source", default="", help="onboard: the connection to the tables' database")
+    parser.add_argument("--schema", default="public", help="onboard: the schema they are in")
+    parser.add_argument("--tables", nargs="*", default=[], help="onboard: their names")
     given = parser.parse_args(arguments)
     try:
         return COMMANDS[given.command](given)
@@ -64,11 +70,37 @@ def rewind(given: argparse.Namespace) -> int:
     return 0
 
 
+def onboard(given: argparse.Namespace) -> int:
+    """Add tables of a source database to the dbt project; everything is written, or nothing."""
+    source, root = given.source, PROJECT_DIR.parent
+    if not given.tables or slug(source) != source:
+        raise ConfigError('write SOURCE=name (small letters, digits and _) and TABLES="a b"')
+    try:
+        with session(source, read_only=True) as connection:
+            tables = [read_table(connection, source, given.schema, name) for name in dict.fromkeys(given.tables)]
+            files = files_for(tables, load_specs(MODELS_DIR), connection, root)
+    except AirflowNotFoundException:
+        variable = f"AIRFLOW_CONN_{source.upper()}"
+        raise ConfigError(f"no connection is called {source!r}; set {variable} in .env or the environment") from None
+    write(files)
+    print("\n".join(f"wrote {path.relative_to(root)}" for path in files))
+    for table in tables:
+        for remark in table.remarks:
+            print(f"look at {table.source}.{table.name}: {remark}")
+    print(f"Next: run deploy/grants/{source}.sql on both servers, then `make run`.")
+    return 0
+
+
 def _chosen(given: argparse.Namespace) -> list[TableSpec]:
     return [spec_of(given.table)] if given.table else load_specs(MODELS_DIR)
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"plan": plan, "reconcile": reconcile, "rewind": rewind}
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "onboard": onboard,
+    "plan": plan,
+    "reconcile": reconcile,
+    "rewind": rewind,
+}
 
 if __name__ == "__main__":
     # Outside a task the SDK looks for connections in the environment alone, unless it is told that it is at home.

@@ -1,0 +1,1 @@
+"""`make onboard`: the dbt source entry, staging model, tests and grants of tables that exist in a source database."""
