@@ -83,7 +83,10 @@ class _InProcess(DbtLocalBaseOperator):
         """Invoke dbt on the node; `cmd` is Cosmos's command line without its project and profile flags."""
         from dbt.adapters.factory import reset_adapters
         from dbt.cli.main import dbtRunner
+        from dbt_common.behavior_flags import BehaviorFlagRendered
 
+        # dbt would walk the whole call stack, source lines and all, to name the module that declared each of its flags.
+        BehaviorFlagRendered._default_source = staticmethod(lambda: "dbt")  # type: ignore[method-assign]
         profile = profile_environment(dbt_hook().connection.get_uri())
         # Variables may change what the project parses to: dbt has to read it again.
         manifest = None if self.vars else load_manifest(profile["DBT_DBNAME"])
