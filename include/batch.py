@@ -85,6 +85,7 @@ class Batch(_Message):
         window_start: First cursor value read, if bounded.
         window_end: First cursor value not read, if bounded.
         watermark_before: The Airflow Variable as this extraction read it.
+        copy_format: `binary` or `text`, in which the rows travelled.
         started_at: Begin of the extraction by the warehouse's clock.
     """
 
@@ -103,6 +104,7 @@ class Batch(_Message):
     snapshot_running: int
     rows_extracted: int
     bytes_extracted: int
+    copy_format: str
     started_at: datetime
 
 

@@ -1,11 +1,11 @@
-"""What the catalogs say of a table, and what has to change in raw before its rows fit."""
+"""What the catalogs say of a table and its types."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
-import structlog
 from psycopg import sql
 from psycopg.rows import class_row
 
@@ -13,8 +13,6 @@ from include.errors import ConfigError, DriftError, TerminalError
 from include.sessions import Connection, relation_text
 from include.sources import LOADED_COLUMNS, TableSpec
 from include.sql import statement
-
-log = structlog.get_logger(__name__)
 
 
 MAX_COLUMNS = 1600
@@ -32,7 +30,8 @@ class Column:
         number: Its number in the relation: stays when it is renamed, changes when it is dropped and added again.
         type: SQL spelling without length, precision or scale, schema-qualified outside pg_catalog. What raw has:
             raw holds values, not limits.
-        declared_type: The spelling with length, precision and scale.
+        declared_type: The spelling with length, precision and scale; what `columns:` does with it before that.
+        primary_key: Name of the primary key that the column is part of.
     """
 
     number: int
@@ -40,6 +39,7 @@ class Column:
     type: str
     declared_type: str
     is_not_null: bool
+    primary_key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def types_of(connection: Connection, names: list[str]) -> dict[str, UserType]:
 
 
 def source_columns(connection: Connection, spec: TableSpec) -> tuple[Column, ...]:
-    """Columns of the source table, checked against what its entry declares.
+    """Columns of the source table as they are extracted, checked against what its entry declares.
 
     Raises:
         ConfigError: the table, its key or its cursor does not exist or has the wrong type, or a name is taken.
@@ -73,7 +73,7 @@ def source_columns(connection: Connection, spec: TableSpec) -> tuple[Column, ...
     columns = columns_of(connection, spec.schema_name, spec.identifier)
     relation = relation_text(spec.schema_name, spec.identifier)
     if not columns:
-        problem = "does not exist" if relation_kind(connection, relation) is None else "has no column"
+        problem = "has no column" if relation_of(connection, spec) else "does not exist"
         raise ConfigError(
             f"{spec.name}: {relation} {problem} in database {connection.info.dbname!r} on "
             f"{connection.info.host}:{connection.info.port}; create it, or correct `schema` or `identifier`"
@@ -85,26 +85,43 @@ def source_columns(connection: Connection, spec: TableSpec) -> tuple[Column, ...
             f'run on the source: grant select on {relation} to "{connection.info.user}"'
         )
     types = {column.name: column.type for column in columns}
-    for name in (*spec.key, *([spec.cursor] if spec.cursor else [])):
+    for name in (*spec.key, *([spec.cursor] if spec.cursor else []), *spec.columns):
         if name not in types:
             raise ConfigError(f"{spec.name}: column {name!r} does not exist; it has {', '.join(types)}")
-    for name in LOADED_COLUMNS:
-        if name in types:
-            raise ConfigError(f"{spec.name}: column {name!r} is a name that loading adds; rename it in the source")
+    if spec.cursor:
+        _check_cursor(spec, types[spec.cursor])
+    return _fitting(spec, tuple(_extracted(spec, columns)))
+
+
+def _extracted(spec: TableSpec, columns: tuple[Column, ...]) -> Iterator[Column]:
+    """The columns as `columns:` wants them."""
+    for column in columns:
+        treatment = spec.columns.get(column.name)
+        if treatment is None:
+            yield column
+        elif treatment != "omit":
+            yield replace(column, type="text", declared_type=f"{treatment} of {column.declared_type}")
+
+
+def _fitting(spec: TableSpec, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    for column in columns:
+        if column.name in LOADED_COLUMNS:
+            raise ConfigError(
+                f"{spec.name}: column {column.name!r} is a name that loading adds; rename it in the source, or leave "
+                f"it out with `columns: {{{column.name}: omit}}`"
+            )
     if len(columns) + len(LOADED_COLUMNS) > MAX_COLUMNS:
         raise ConfigError(
             f"{spec.name}: {len(columns)} columns and the {len(LOADED_COLUMNS)} that loading adds are more than "
-            f"PostgreSQL's {MAX_COLUMNS}; load a view of it that leaves some out (`identifier:`)"
+            f"PostgreSQL's {MAX_COLUMNS}; leave some out with `columns: {{name: omit}}`"
         )
-    if spec.cursor:
-        _check_cursor(spec, types[spec.cursor])
     return columns
 
 
-def relation_kind(connection: Connection, relation: str) -> str | None:
-    """`pg_class.relkind` of a quoted, qualified name; None where it does not exist."""
-    row = connection.execute("select relkind from pg_class where oid = to_regclass(%s)", (relation,)).fetchone()
-    return row and row[0]
+def relation_of(connection: Connection, spec: TableSpec) -> tuple[int, str] | None:
+    """Number and kind (`pg_class.oid`, `relkind`) of the source table; None where it does not exist."""
+    query = "select oid, relkind from pg_class where oid = to_regclass(%s)"
+    return connection.execute(query, (relation_text(spec.schema_name, spec.identifier),)).fetchone()
 
 
 def _check_cursor(spec: TableSpec, cursor_type: str) -> None:
@@ -120,18 +137,24 @@ def _check_cursor(spec: TableSpec, cursor_type: str) -> None:
     raise ConfigError(f"{spec.name}: cursor {spec.cursor!r} is {cursor_type}; only timestamps work, or `mode: full`")
 
 
-def check_types(source: Connection, warehouse: Connection, spec: TableSpec, columns: tuple[Column, ...]) -> None:
+def check_types(
+    source: Connection, warehouse: Connection, spec: TableSpec, columns: tuple[Column, ...]
+) -> dict[str, list[str]]:
     """Refuse a table whose types the warehouse does not have.
+
+    Returns:
+        Enum labels that the warehouse's types lack, as the statements that add them, by type.
 
     Raises:
         TerminalError: names the types and the statements that create them.
+        DriftError: a label was renamed; carries the statement to run.
     """
-    own = [column.name for column in columns if NAMES_OF_OBJECTS.match(column.type)]
-    if own:
-        raise TerminalError(
-            f"{spec.name}: column {own[0]!r} names objects of the source's own database; "
-            "load a view of the table that casts it to text (`identifier:`)"
-        )
+    for column in columns:
+        if NAMES_OF_OBJECTS.match(column.type):
+            raise TerminalError(
+                f"{spec.name}: column {column.name!r} names objects of the source's own database; "
+                f"write `columns: {{{column.name}: text}}`"
+            )
     names = [column.type for column in columns]
     wanted, have = types_of(source, names), types_of(warehouse, names)
     missing = [kind for name, kind in wanted.items() if name not in have]
@@ -139,8 +162,35 @@ def check_types(source: Connection, warehouse: Connection, spec: TableSpec, colu
         statements = "; ".join(kind.creation for kind in missing if kind.creation)
         raise TerminalError(
             f"{spec.name}: the warehouse has no type {', '.join(kind.name for kind in missing)}; "
-            f"create it there as the source has it: {statements or 'it needs a newer PostgreSQL'}"
+            f"run there: {statements or 'an upgrade of PostgreSQL'}, or write `columns: {{name of the column: text}}`"
         )
+    additions = {kind.name: _missing_labels(spec, kind, have[kind.name]) for kind in wanted.values() if kind.labels}
+    return {name: statements for name, statements in additions.items() if statements}
+
+
+def _missing_labels(spec: TableSpec, wanted: UserType, have: UserType) -> list[str]:
+    """`alter type … add value` for each label that is new in the source, at its place in the order."""
+    labels, present = wanted.labels or [], have.labels or []
+    new = [label for label in labels if label not in present]
+    old = [label for label in present if label not in labels]
+    if new and old:
+        rename = f"alter type {wanted.name} rename value {_quoted(old[0])} to {_quoted(new[0])}"
+        raise DriftError(
+            f"{spec.name}: type {wanted.name} has {new} in the source and {old} in the warehouse; "
+            f"if it was renamed, run there: {rename}"
+        )
+    add = f"alter type {wanted.name} add value if not exists"
+    first = next((label for label in labels if label in present), None)
+    statements = []
+    for before, label in zip([None, *labels], labels):
+        if label in new:
+            place = f" after {_quoted(before)}" if before is not None else f" before {_quoted(first)}" if first else ""
+            statements.append(f"{add} {_quoted(label)}{place}")
+    return statements
+
+
+def _quoted(text: str) -> str:
+    return sql.Literal(text).as_string()
 
 
 def raw_columns(warehouse: Connection, spec: TableSpec) -> tuple[Column, ...]:
@@ -156,31 +206,6 @@ def raw_columns(warehouse: Connection, spec: TableSpec) -> tuple[Column, ...]:
             f"(it lacks {LOADED_COLUMNS[0]}); rename it, or the table's entry, with `identifier: {spec.identifier}`"
         )
     return columns
-
-
-def added_columns(spec: TableSpec, source: tuple[Column, ...], raw: tuple[Column, ...]) -> list[Column]:
-    """Columns that raw lacks. A column gone from the source stays in raw and is NULL from then on.
-
-    Raises:
-        DriftError: a column changed its type; carries the DDL to run.
-    """
-    have = {column.name: column for column in raw}
-    for column in source:
-        old = have.get(column.name)
-        if old and old.type != column.type:
-            raise DriftError(
-                f"{spec.name}: column {column.name!r} is {column.type} in the source and {old.type} in raw; run in the "
-                f"warehouse: alter table {relation_text(spec.raw_schema, spec.table)} "
-                f'alter column "{column.name}" type {column.type}, then clear this task'
-            )
-    gone = have.keys() - {column.name for column in source} - set(LOADED_COLUMNS)
-    if gone:
-        log.warning(
-            "columns are gone from the source: kept in raw, NULL from now on",
-            table=spec.name,
-            gone=sorted(gone),
-        )
-    return [column for column in source if column.name not in have]
 
 
 def estimated_rows(connection: Connection, query: sql.Composable) -> int:

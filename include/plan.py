@@ -9,7 +9,8 @@ from psycopg import sql
 from psycopg.rows import namedtuple_row
 
 from include.batch import Horizon, Window, to_text
-from include.catalog import Column, added_columns, check_types, columns_of, estimated_rows, source_columns
+from include.catalog import columns_of, estimated_rows
+from include.drift import Examined, examine
 from include.errors import PipelineError
 from include.extract.rows import in_window, rows_of
 from include.load import ledger
@@ -53,11 +54,11 @@ def plan_table(
     plan = Plan(spec.name, problems=_missing_privileges(warehouse, spec))
     try:
         window = next_window(spec, variable, ledger.standing_mark(warehouse, spec), horizon)
-        columns = source_columns(source, spec)
-        query = rows_of(spec, columns, in_window(spec, window))
-        plan.steps += [("window", describe(spec, window)), ("rows", f"about {estimated_rows(source, query):,}")]
-        check_types(warehouse, spec, columns)
-        plan.steps += [("schema", change) for change in _changes(warehouse, spec, columns)]
+        plan.steps.append(("window", describe(spec, window)))
+        found = examine(source, warehouse, spec, reads_all=window.mode in ("first", "full"))
+        query = rows_of(spec, found.columns, in_window(spec, window))
+        plan.steps.append(("rows", f"about {estimated_rows(source, query):,}"))
+        plan.steps += [("schema", change) for change in _changes(warehouse, spec, found)]
     except (PipelineError, psycopg.ProgrammingError) as error:
         plan.problems.append(" ".join(str(error).split()))
         return plan
@@ -87,15 +88,11 @@ def gaps(warehouse: Connection, spec: TableSpec) -> list[str]:
     ]
 
 
-def _changes(warehouse: Connection, spec: TableSpec, columns: tuple[Column, ...]) -> list[str]:
-    raw = columns_of(warehouse, spec.raw_schema, spec.table)
-    relation = relation_text(spec.raw_schema, spec.table)
-    if not raw:
-        return [f"create table {relation} with {len(columns)} columns"]
-    return [
-        f"alter table {relation} add column {sql.Identifier(column.name).as_string()} {column.type}"
-        for column in added_columns(spec, columns, raw)
-    ]
+def _changes(warehouse: Connection, spec: TableSpec, found: Examined) -> list[str]:
+    if not columns_of(warehouse, spec.raw_schema, spec.table):
+        return [f"create table {relation_text(spec.raw_schema, spec.table)} with {len(found.columns)} columns"]
+    gone = [f"{name} is gone from the source: kept in raw, NULL from now on" for name in found.drift.gone]
+    return found.drift.statements(spec) + gone
 
 
 def _missing_index(source: Connection, spec: TableSpec, cursor: str) -> list[str]:

@@ -40,6 +40,9 @@ class TableSpec(BaseModel):
         overlap: How far before the watermark each run reads again. Covers clocks of writers that run behind.
         null_cursor: `error` refuses rows without a cursor value; `always` reads them in every run.
         cursor_zone: IANA time zone of a cursor without one (`timestamp`).
+        columns: What to do with single columns instead of copying them: `omit`, `hash` (sha256 of the text, in hex) or
+            `text` (for types that the warehouse does not have).
+        drift: `evolve` follows changes of the source that lose nothing; `freeze` stops at any.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,6 +58,8 @@ class TableSpec(BaseModel):
     overlap: timedelta = timedelta(minutes=1)
     null_cursor: Literal["error", "always"] = "error"
     cursor_zone: str | None = None
+    columns: dict[str, Literal["omit", "hash", "text"]] = {}
+    drift: Literal["evolve", "freeze"] = "evolve"
 
     @field_validator("key", mode="before")
     @classmethod
@@ -101,6 +106,11 @@ class TableSpec(BaseModel):
             raise ValueError(
                 "deletes 'soft' needs `key:` and `mode: incremental` or `full`; append never changes a row"
             )
+        if self.cursor in self.columns:
+            raise ValueError(f"cursor {self.cursor!r} is read as it is; remove it from `columns:`")
+        omitted = [name for name in self.key if self.columns.get(name) == "omit"]
+        if omitted:
+            raise ValueError(f"key {omitted[0]!r} cannot be omitted; remove it from `columns:`, or write `hash`")
         if self.cursor_zone and self.overlap < timedelta(hours=1):
             raise ValueError("a cursor without a time zone needs `overlap: 1 hour` or more (clock changes)")
         return self

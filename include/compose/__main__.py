@@ -6,9 +6,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+from include.batch import LoadResult
 from include.compose.airflow_api import Airflow
 from include.dotenv import complete_env_file, parse_env_file
 from include.local.errors import LocalError
@@ -64,7 +64,7 @@ def etl() -> int:
                 console.show(task, tasks)
             shown[task.task_id] = now
     loaded = [task for task in tasks if task.task_id.endswith(".load") and task.state == "success"]
-    console.report(tasks, [SimpleNamespace(**airflow.result(DAG_ID, run_id, task.task_id)) for task in loaded])
+    console.report(tasks, [LoadResult.from_json(airflow.result(DAG_ID, run_id, task.task_id)) for task in loaded])
     console.line('The marts:   docker compose run --rm psql -c "select * from marts.fct_sales limit 5"')
     console.line(f"The graph:   {url()}/dags/{DAG_ID}/runs/{run_id}")
     return 0 if airflow.state(DAG_ID, run_id) == "success" else 1

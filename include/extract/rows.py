@@ -12,11 +12,29 @@ from include.sessions import identifiers
 from include.sources import TableSpec
 
 
+HASH = sql.SQL("encode(sha256(convert_to(coalesce(current_setting('elt.salt', true), '') || {}::text, 'UTF8')), 'hex')")
+"""A one-way hash; NULL stays NULL. The salt is a setting of the connection, so that no statement ever shows it."""
+
+
 def rows_of(spec: TableSpec, columns: tuple[Column, ...], where: sql.Composable = sql.SQL("true")) -> sql.Composed:
-    """`select … where`: the rows of a source table as they are extracted."""
-    return sql.SQL("select {} from {} where {}").format(
-        identifiers([column.name for column in columns]), sql.Identifier(spec.schema_name, spec.identifier), where
+    """`select … where`: the rows of a source table as they are extracted, which is also what the condition sees."""
+    return sql.SQL("select {} from (select {} from {}) as extracted where {}").format(
+        identifiers([column.name for column in columns]),
+        sql.SQL(", ").join(_extracted(spec, column.name) for column in columns),
+        sql.Identifier(spec.schema_name, spec.identifier),
+        where,
     )
+
+
+def _extracted(spec: TableSpec, name: str) -> sql.Composable:
+    value = sql.Identifier(name)
+    match spec.columns.get(name):
+        case "hash":
+            return sql.SQL("{} as {}").format(HASH.format(value), value)
+        case "text":
+            return sql.SQL("{}::text as {}").format(value, value)
+        case _:
+            return value
 
 
 def in_window(spec: TableSpec, window: Window) -> sql.Composable:

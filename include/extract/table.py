@@ -11,11 +11,12 @@ from psycopg.rows import class_row
 
 from include.batch import Batch, Horizon, Window
 from include.buckets import WHOLE, Buckets
-from include.catalog import Column, added_columns, check_types, raw_columns, relation_kind, source_columns
+from include.catalog import Column, relation_of, source_columns
+from include.drift import Drift, examine, shape_of
 from include.errors import TerminalError, TransientError
 from include.extract.deletes import differing_buckets
 from include.extract.rows import in_window, instant, rows_of
-from include.extract.stream import Copied, stream
+from include.extract.stream import Copied, copy_format, stream
 from include.load import ledger
 from include.sessions import Connection, identifiers, snapshot
 from include.sources import TableSpec
@@ -56,15 +57,19 @@ def extract_table(
         watermark_before: The Variable's value that led to `window`.
 
     Raises:
-        TerminalError: table, privilege, type or cursor is not as declared; nothing was written.
+        TerminalError: table, privilege, type or cursor is not as declared, or changed in a way that needs a person;
+            nothing was written.
         TransientError, psycopg.OperationalError: a server or the network failed; trying again helps.
     """
-    columns = _preflight(source, warehouse, spec)
+    found = examine(source, warehouse, spec, reads_all=window.mode in ("first", "full"))
+    columns, window = found.columns, _follow(warehouse, spec, found.drift, window)
+    # A part of the table: what this saw of the table's shape, the next run from the watermark has to see for itself.
+    shape = None if window.mode in ("window", "repair") else found.shape
     # Drawn before the snapshot: a load with a larger number may have seen newer rows, one with a smaller cannot.
-    ticket = ledger.begin(warehouse, spec, run_id)
+    ticket = ledger.begin(warehouse, spec, run_id, shape)
     with snapshot(source):
         seen = take_snapshot(source, spec)
-        if source_columns(source, spec) != columns:
+        if shape_of(source, spec, source_columns(source, spec)) != found.shape:
             raise TransientError(f"{spec.name}: its columns changed while it was about to be read; try again")
         _refuse_null_cursors(source, spec, columns)
         with warehouse.transaction():
@@ -90,6 +95,7 @@ def extract_table(
         snapshot_running=seen.snapshot_running,
         rows_extracted=copied.rows,
         bytes_extracted=copied.bytes,
+        copy_format=copied.form,
         started_at=ticket.started_at,
     )
 
@@ -105,11 +111,8 @@ def _stage(
     """Stream the window's rows into staging, and all rows of buckets in which a row is gone; the buckets held whole."""
 
     def copy(where: sql.Composable) -> Copied:
-        names = identifiers([column.name for column in columns])
-        # FREEZE: staging was created in this transaction; a reader with an older snapshot sees all of it or nothing.
-        copy_in = sql.SQL("copy {} ({}) from stdin (freeze)").format(ticket.staging, names)
-        copy_out = sql.SQL("copy ({}) to stdout").format(rows_of(spec, columns, where))
-        return stream(source, copy_out, warehouse, copy_in)
+        names, form = [column.name for column in columns], copy_format(column.type for column in columns)
+        return stream(source, rows_of(spec, columns, where), warehouse, ticket.staging, names, form)
 
     wanted = in_window(spec, window)
     copied = copy(wanted)
@@ -124,18 +127,25 @@ def _stage(
     return copied + copy(sql.SQL("{} and ({}) is not true").format(held.condition(key), wanted)), held
 
 
-def _preflight(source: Connection, warehouse: Connection, spec: TableSpec) -> tuple[Column, ...]:
-    columns = source_columns(source, spec)
-    check_types(source, warehouse, spec, columns)
-    added_columns(spec, columns, raw_columns(warehouse, spec))
-    return columns
+def _follow(warehouse: Connection, spec: TableSpec, drift: Drift, window: Window) -> Window:
+    """Add new enum labels, which the transaction that adds them may not use; read all where values were rewritten."""
+    for each in drift.labels:
+        warehouse.execute(each)  # type: ignore[arg-type]
+        log.warning("enum label added", table=spec.name, statement=each)
+    if drift.gone:
+        log.warning("columns are gone from the source: kept in raw, NULL from now on", table=spec.name, gone=drift.gone)
+    if drift.rewritten and window.mode == "incremental":
+        log.warning("columns were rewritten: the table is read whole", table=spec.name, columns=drift.rewritten)
+        return Window("full", None, None, window.mark)
+    return window
 
 
 def take_snapshot(source: Connection, spec: TableSpec) -> _Snapshot:
     """Lock the table, then take the snapshot: after it, a TRUNCATE or rewrite would make the table look empty to us."""
     relation = sql.Identifier(spec.schema_name, spec.identifier)
     # The server locks no others; a materialised view's refresh does not hide its rows from older snapshots.
-    if relation_kind(source, relation.as_string()) in ("r", "p", "v"):
+    found = relation_of(source, spec)
+    if found and found[1] in ("r", "p", "v"):
         source.execute(sql.SQL("lock table {} in access share mode").format(relation))
     with source.cursor(row_factory=class_row(_Snapshot)) as cursor:
         seen = cursor.execute(statement("snapshot")).fetchone()

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import md5
+from typing import Any
 
 import structlog
 from psycopg import sql
 from psycopg.rows import class_row, namedtuple_row
+from psycopg.types.json import Jsonb
 
 from include.buckets import Buckets
 from include.catalog import columns_of
@@ -56,10 +59,13 @@ def lock(connection: Connection, name: str) -> None:
 
 
 def ensure(connection: Connection, raw_schema: str) -> None:
-    """Create the ledger and a raw schema where they are missing."""
-    exists = "select to_regclass('_elt.extraction') is not null and to_regnamespace(%s) is not null"
-    quoted = sql.Identifier(raw_schema).as_string()
-    row = connection.execute(exists, (quoted,)).fetchone()
+    """Create the ledger and a raw schema where they are missing; bring a ledger of an earlier version up to date."""
+    script = statement("create_ledger")
+    made_by = f"Made by create_ledger.sql {md5(script.as_bytes(), usedforsecurity=False).hexdigest()}"
+    current = (
+        "select obj_description(to_regclass('_elt.extraction'), 'pg_class') = %s and to_regnamespace(%s) is not null"
+    )
+    row = connection.execute(current, (made_by, sql.Identifier(raw_schema).as_string())).fetchone()
     if row and row[0]:
         return
     with connection.transaction():
@@ -68,7 +74,8 @@ def ensure(connection: Connection, raw_schema: str) -> None:
             row = connection.execute("select to_regnamespace(%s)", (sql.Identifier(schema).as_string(),)).fetchone()
             if row is None or row[0] is None:
                 connection.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
-        connection.execute(statement("create_ledger"))
+        connection.execute(script)
+        connection.execute(sql.SQL("comment on table _elt.extraction is {}").format(sql.Literal(made_by)))
 
 
 def last_mark(connection: Connection, spec: TableSpec) -> LastMark | None:
@@ -93,10 +100,28 @@ def gaps(connection: Connection, spec: TableSpec) -> list[Gap]:
         return cursor.execute(statement("gaps"), {"source": spec.source, "table": spec.table}).fetchall()
 
 
-def begin(connection: Connection, spec: TableSpec, run_id: str) -> Ticket:
-    """Draw the number of a new extraction; committed at once, before the read snapshot is taken."""
+def last_shape(connection: Connection, spec: TableSpec) -> dict[str, Any] | None:
+    """The source table's shape as the newest load of the table from its watermark, or of the whole of it, saw it."""
+    row = connection.execute(statement("last_shape"), {"source": spec.source, "table": spec.table}).fetchone()
+    return row and row[0]
+
+
+def begin(connection: Connection, spec: TableSpec, run_id: str, shape: dict[str, Any] | None = None) -> Ticket:
+    """Draw the number of a new extraction; committed at once, before the read snapshot is taken.
+
+    Args:
+        connection: A warehouse session.
+        spec: The table.
+        run_id: Airflow run.
+        shape: The source table's shape, which the load will put in the ledger.
+    """
     with connection.cursor(row_factory=class_row(Ticket)) as cursor:
-        values = {"source": spec.source, "table": spec.table, "run_id": run_id}
+        values = {
+            "source": spec.source,
+            "table": spec.table,
+            "run_id": run_id,
+            "shape": Jsonb(shape) if shape else None,
+        }
         ticket = cursor.execute(statement("begin_extraction"), values).fetchone()
     assert ticket is not None
     return ticket

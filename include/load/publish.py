@@ -13,11 +13,12 @@ from psycopg.rows import class_row, namedtuple_row
 
 from include.batch import Batch, LoadResult
 from include.buckets import Buckets
-from include.catalog import Column, added_columns, columns_of, raw_columns
+from include.catalog import Column, columns_of, raw_columns
+from include.drift import Drift, add_column, change_type, compare, views_on
 from include.errors import TerminalError
 from include.load import ledger
-from include.sessions import Connection, identifiers
-from include.sources import LOADED_COLUMNS, TableSpec
+from include.sessions import Connection, identifiers, relation_text
+from include.sources import TableSpec
 from include.sql import statement
 
 log = structlog.get_logger(__name__)
@@ -173,15 +174,10 @@ def _adopt(connection: Connection, load: _Load) -> _Counts:
 
 def _merge(connection: Connection, load: _Load, raw: tuple[Column, ...], newer: list[datetime]) -> _Counts:
     """Bring raw to what the batch shows, changing only rows that differ."""
-    for column in added_columns(load.spec, load.columns, raw):
-        add = sql.SQL("alter table {} add column {} {}")
-        # The type's spelling comes from format_type() of the warehouse's own catalog.
-        spelling = sql.SQL(column.type)  # type: ignore[arg-type]
-        connection.execute(add.format(load.raw, sql.Identifier(column.name), spelling))
-        log.warning("column added to raw; older rows hold NULL", table=load.spec.name, column=column.name)
+    drift = compare(load.spec, load.columns, raw)
+    _evolve(connection, load.spec, drift)
     if load.spec.key:
-        gone = [c.name for c in raw if c.name not in (*load.names, *LOADED_COLUMNS)]
-        counts = _upsert(connection, load, newer, gone)
+        counts = _upsert(connection, load, newer, list(drift.gone))
         held = ledger.held_buckets(connection, load.batch.extraction_id)
         if held and load.spec.deletes == "soft":
             counts = replace(counts, deleted=_soft_delete(connection, load, held, newer))
@@ -189,6 +185,22 @@ def _merge(connection: Connection, load: _Load, raw: tuple[Column, ...], newer: 
         counts = _replace(connection, load)
     connection.execute(sql.SQL("drop table {}").format(load.staging))
     return counts
+
+
+def _evolve(connection: Connection, spec: TableSpec, drift: Drift) -> None:
+    """Change raw so that the staged rows fit, in the load's own transaction."""
+    for column in drift.added:
+        connection.execute(add_column(spec, column))
+        log.warning(
+            "column added to raw; older rows hold NULL until a full refresh", table=spec.name, column=column.name
+        )
+    for column in drift.widened:
+        if views_on(connection, spec, column)[0]:
+            values = (relation_text(spec.raw_schema, spec.table), column.name, column.type)
+            connection.execute("select _elt.change_column_type(%s::regclass, %s, %s)", values)
+        else:
+            connection.execute(change_type(spec, column))
+        log.warning("column widened", table=spec.name, column=column.name, type=column.type)
 
 
 def _upsert(connection: Connection, load: _Load, newer: list[datetime], gone: list[str]) -> _Counts:

@@ -34,18 +34,25 @@ comment on column _elt.load_ledger.snapshot_xmax is
 
 create index if not exists load_ledger_table_idx on _elt.load_ledger (source, table_name, load_id desc);
 
+-- Extractions that were begun and not yet loaded; extraction n stages its rows in _elt.staging_n. The comment on this
+-- table says which version of this file made it.
 create table if not exists _elt.extraction (
     extraction_id bigint generated always as identity primary key,
     source text not null,
     table_name text not null,
     run_id text not null,
     after_load_id bigint not null,
-    started_at timestamptz not null default clock_timestamp(),
-    bucket_count integer,
-    buckets integer[]
+    started_at timestamptz not null default clock_timestamp()
 );
 
-comment on table _elt.extraction is
-'Extractions that were begun and not yet loaded; extraction n stages its rows in _elt.staging_n.';
+-- Columns that came later, for ledgers made before them.
+alter table _elt.load_ledger add column if not exists source_shape jsonb;
+alter table _elt.load_ledger add column if not exists copy_format text;
+alter table _elt.extraction add column if not exists bucket_count integer;
+alter table _elt.extraction add column if not exists buckets integer[];
+alter table _elt.extraction add column if not exists source_shape jsonb;
+
+comment on column _elt.load_ledger.source_shape is
+'The source table as this load saw it: its number, and number, type and nullability of each column. Null: a backfill.';
 comment on column _elt.extraction.buckets is
 'Buckets, of bucket_count, of which every row is staged: what raw holds beyond that is gone from the source.';

@@ -62,7 +62,7 @@ def test_drift_is_shown_as_ddl_or_stops(pipeline: Pipeline) -> None:
     pipeline.run(pipeline.spec())
     pipeline.app.execute('alter table orders add column "Note" varchar(9)')
     made = plan(pipeline, pipeline.spec())
-    assert said(made, "schema") == ['alter table "raw_shop"."orders" add column "Note" character varying(9)']
+    assert said(made, "schema") == ['alter table "raw_shop"."orders" add column "Note" character varying']
     pipeline.app.execute("alter table orders alter amount type text")
     made = plan(pipeline, pipeline.spec())
     assert len(made.problems) == 1 and 'alter column "amount" type text' in made.problems[0]

@@ -33,3 +33,64 @@ create schema if not exists marts authorization dbt_transformer;
 create schema if not exists dbt_test_failures authorization dbt_transformer;
 grant usage on schema marts to bi_reader;
 alter default privileges for role dbt_transformer in schema marts grant select on tables to bi_reader;
+
+-- PostgreSQL changes no column that a view uses, and dbt's views belong to another role than raw. This changes a column
+-- of one of the caller's own tables and makes the views above it again, in one transaction: readers miss none of them.
+create or replace function _elt.change_column_type(relation regclass, column_name name, type_name text)
+returns void language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    dependent record;
+    statement text;
+    dropping text[] := '{}';
+    making text[] := '{}';
+    wanted text := format_type(to_regtype(type_name), -1);
+begin
+    if not (select pg_has_role(session_user, relowner, 'usage') from pg_class where oid = relation) then
+        raise 'table % does not belong to %', relation, session_user using errcode = 'insufficient_privilege';
+    end if;
+    for dependent in
+        with recursive above as (
+            select relation::oid as oid, 0 as depth
+            union
+            select pg_rewrite.ev_class, above.depth + 1
+            from above
+            join pg_depend on refclassid = 'pg_class'::regclass and refobjid = above.oid
+            join pg_rewrite on classid = 'pg_rewrite'::regclass and objid = pg_rewrite.oid
+            where pg_rewrite.ev_class <> above.oid
+        )
+        select pg_class.oid, relkind, relowner::regrole as owner, relacl, reloptions, max(depth) as depth,
+            format('%I.%I', nspname, relname) as name
+        from above join pg_class on above.oid = pg_class.oid join pg_namespace on relnamespace = pg_namespace.oid
+        where above.depth > 0
+        group by pg_class.oid, nspname
+        order by depth
+    loop
+        if dependent.relkind <> 'v' then
+            raise '% depends on % and is no view: drop it, or change the column by hand', dependent.name, relation;
+        end if;
+        dropping := format('drop view %s', dependent.name) || dropping;
+        making := making || format(
+            'create view %s %s as %s', dependent.name,
+            'with (' || nullif(array_to_string(dependent.reloptions, ', '), '') || ')', pg_get_viewdef(dependent.oid)
+        );
+        making := making || format('alter view %s owner to %s', dependent.name, dependent.owner);
+        making := making || array(
+            select format(
+                'grant %s on %s to %s', privilege_type, dependent.name,
+                case grantee when 0 then 'public' else grantee::regrole::text end
+            )
+            from aclexplode(dependent.relacl)
+            where grantee <> dependent.owner::oid
+        );
+    end loop;
+    foreach statement in array
+        dropping || format('alter table %s alter column %I type %s', relation, column_name, wanted) || making
+    loop
+        execute statement;
+    end loop;
+end
+$$;
+
+alter function _elt.change_column_type owner to warehouse_admin;
+revoke all on function _elt.change_column_type from public;
+grant execute on function _elt.change_column_type to raw_loader;

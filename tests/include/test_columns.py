@@ -1,0 +1,87 @@
+"""`columns:` leaves columns out, hashes them or reads them as text."""
+
+from __future__ import annotations
+
+import hashlib
+
+import psycopg
+import pytest
+
+from include.errors import ConfigError, TerminalError
+from include.sessions import pin
+from tests.conftest import Postgres
+from tests.include.conftest import Pipeline
+
+
+@pytest.fixture
+def people(pipeline: Pipeline) -> Pipeline:
+    pipeline.app.execute(
+        "create table people (id int primary key, email text, phone varchar(20), born date,"
+        " u timestamptz default now());"
+        "insert into people values (1, 'a@x', '12', '2000-01-01'),"
+        " (2, 'ä''s', '12', null), (3, null, null, null)"
+    )
+    return pipeline
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_an_omitted_column_never_reaches_the_warehouse(people: Pipeline) -> None:
+    spec = people.spec("people", cursor="u", columns={"email": "omit"})
+    people.run(spec)
+    assert people.raw("select count(*) from pg_attribute where attname = 'email'") == [(0,)]
+    people.assert_same("id, phone, born", "people", "id")
+
+
+def test_a_hashed_column_keeps_null_and_joins(people: Pipeline) -> None:
+    people.run(people.spec("people", cursor="u", columns={"email": "hash", "phone": "hash"}))
+    people.app.execute("update people set email = 'a@y', u = now() where id = 1")
+    people.run(people.spec("people", cursor="u", columns={"email": "hash", "phone": "hash"}))
+    hashes = people.raw("select email, phone from raw_shop.people order by id")
+    assert hashes == [(sha256("a@y"), sha256("12")), (sha256("ä's"), sha256("12")), (None, None)]
+
+
+def test_a_salt_never_shows_in_statements_or_logs(people: Pipeline, postgres: Postgres) -> None:
+    people.app.execute("alter database {} set log_statement = 'all'".format(people.app.info.dbname))
+    people.source.close()
+    connection = psycopg.connect(people.source_dsn, options="-c elt.salt=PEPPER")
+    people.source = pin(connection, read_only=True)
+    people.run(people.spec("people", cursor="u", columns={"email": "hash"}))
+    assert people.raw("select email from raw_shop.people where id = 1") == [(sha256("PEPPERa@x"),)]
+    log = postgres.server.log_file.read_text()
+    assert "current_setting('elt.salt'" in log and "PEPPER" not in log
+
+
+def test_a_hashed_key_identifies_its_row(people: Pipeline) -> None:
+    people.app.execute("delete from people where email is null")
+    spec = people.spec("people", key=["email"], cursor="u", columns={"email": "hash"}, deletes="soft")
+    people.run(spec)
+    people.app.execute("delete from people where id = 1; update people set phone = '13', u = now()")
+    result = people.run(spec)
+    assert (result.rows_inserted, result.rows_updated, result.rows_deleted) == (0, 1, 1)
+
+
+def test_a_column_that_begins_to_be_hashed_is_hashed_in_every_row(people: Pipeline) -> None:
+    people.app.execute("update people set u = now() - interval '1 day'")
+    people.run(people.spec("people", cursor="u"))
+    people.run(people.spec("people", cursor="u", columns={"email": "hash"}))
+    assert people.raw("select email from raw_shop.people where id = 1") == [(sha256("a@x"),)]
+
+
+def test_a_type_the_warehouse_lacks_is_read_as_text(pipeline: Pipeline) -> None:
+    pipeline.app.execute(
+        "create type mood as enum ('sad', 'it''s');"
+        "create table x (id int primary key, m mood[], r regclass, u timestamptz);"
+        "insert into x values (1, array['it''s', 'sad']::mood[], 'x', now()), (2, null, null, now())"
+    )
+    with pytest.raises(TerminalError, match="or write `columns: {name of the column: text}`"):
+        pipeline.extract(pipeline.spec("x", cursor="u", columns={"r": "text"}))
+    pipeline.run(pipeline.spec("x", cursor="u", columns={"m": "text", "r": "text"}))
+    assert pipeline.raw("select m, r from raw_shop.x order by id") == [("{it's,sad}", "public.x"), (None, None)]
+
+
+def test_an_unknown_column_is_named(pipeline: Pipeline) -> None:
+    with pytest.raises(ConfigError, match="column 'emial' does not exist; it has id, amount, updated_at"):
+        pipeline.extract(pipeline.spec(columns={"emial": "hash"}))

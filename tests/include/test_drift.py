@@ -1,0 +1,298 @@
+"""Drift: every change of a source table is followed, or stops that table with the statement to run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+
+from include.batch import Window
+from include.catalog import columns_of
+from include.drift import examine
+from include.errors import DriftError
+from include.load import ledger
+from include.local.databases import ROLES, provision
+from tests.conftest import Postgres
+from tests.include.conftest import Pipeline, between
+
+WHOLE = Window("full", None, None, None)
+
+
+@pytest.fixture
+def loaded(pipeline: Pipeline) -> Pipeline:
+    """Two old rows, loaded: an incremental run does not read them again."""
+    pipeline.app.execute(
+        "alter table orders add n integer, add note varchar(10);"
+        "insert into orders select i, i + 0.50, now() - interval '1 day', i, 'note ' || i from generate_series(1, 2) i"
+    )
+    pipeline.run(pipeline.spec())
+    return pipeline
+
+
+def change(pipeline: Pipeline, statements: str) -> None:
+    pipeline.app.execute(f"set search_path = public; {statements}")
+
+
+def raw_type(pipeline: Pipeline, column: str) -> str:
+    columns = columns_of(pipeline.warehouse, "raw_shop", "orders")
+    return next(each.declared_type for each in columns if each.name == column)
+
+
+def test_an_added_column_is_added_and_refilled_by_a_full_refresh(loaded: Pipeline) -> None:
+    change(loaded, "alter table orders add color text default 'red'; update orders set updated_at = now() where id = 2")
+    loaded.run(loaded.spec())
+    assert loaded.raw("select id, color from raw_shop.orders order by id") == [(1, None), (2, "red")]
+    loaded.run(loaded.spec(), window=WHOLE)
+    loaded.assert_same("id, amount, color", "orders", "id")
+
+
+def test_a_dropped_column_is_kept_and_null_from_then_on(loaded: Pipeline) -> None:
+    change(loaded, "alter table orders drop amount; update orders set updated_at = now() where id = 2")
+    loaded.run(loaded.spec())
+    assert loaded.raw("select id, amount::text from raw_shop.orders order by id") == [(1, "1.50"), (2, None)]
+
+
+def test_a_column_dropped_and_added_again_is_read_whole(loaded: Pipeline) -> None:
+    change(loaded, "alter table orders drop note; alter table orders add note varchar(10) default 'fresh'")
+    assert loaded.run(loaded.spec()).mode == "full"
+    loaded.assert_same("id, amount, n, note", "orders", "id")
+    assert loaded.run(loaded.spec()).mode == "incremental"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("smallint", "integer"),
+        ("smallint", "bigint"),
+        ("integer", "bigint"),
+        ("bigint", "numeric"),
+        ("real", "double precision"),
+        ("varchar(10)", "text"),
+        ("char(5)", "text"),
+        ("date", "timestamp"),
+    ],
+)
+def test_a_widened_column_is_altered_in_the_load(pipeline: Pipeline, before: str, after: str) -> None:
+    value = "'2026-01-01'" if before == "date" else "'0.1'" if before == "real" else "'7'"
+    change(pipeline, f"alter table orders add v {before}; insert into orders values (1, 1, '2026-01-01', {value})")
+    pipeline.run(pipeline.spec())
+    change(pipeline, f"alter table orders alter v type {after}")
+    pipeline.run(pipeline.spec())
+    assert raw_type(pipeline, "v") == {"timestamp": "timestamp without time zone"}.get(after, after)
+    pipeline.assert_same("id, v", "orders", "id")
+
+
+@pytest.mark.parametrize(
+    "after", ["numeric(12,4)", "numeric(6,1)", "numeric(20,2)", "numeric using amount * 100", "numeric using null"]
+)
+def test_a_changed_length_or_precision_needs_no_ddl_and_is_read_whole(pipeline: Pipeline, after: str) -> None:
+    change(pipeline, "alter table orders alter amount type numeric(10,2)")
+    change(pipeline, "insert into orders values (1, 1.25, now() - interval '1 day')")
+    pipeline.run(pipeline.spec())
+    change(pipeline, f"alter table orders alter amount type {after}")
+    pipeline.run(pipeline.spec())
+    assert raw_type(pipeline, "amount") == "numeric"
+    pipeline.assert_same("id, amount", "orders", "id")
+
+
+def test_a_backfill_does_not_hide_a_rewrite_from_the_next_run(loaded: Pipeline) -> None:
+    change(loaded, "alter table orders alter n type bigint using n * 1000")
+    horizon = loaded.horizon()
+    loaded.run(loaded.spec(), window=Window("window", horizon.at, horizon.read_at, None))
+    assert raw_type(loaded, "n") == "bigint"
+    loaded.run(loaded.spec())
+    loaded.assert_same("id, n", "orders", "id")
+
+
+def test_a_relaxed_not_null_lets_nulls_through(pipeline: Pipeline) -> None:
+    change(pipeline, "alter table orders add n int not null default 1; insert into orders values (1, 1)")
+    pipeline.run(pipeline.spec())
+    change(pipeline, "alter table orders alter n drop not null; update orders set n = null")
+    pipeline.run(pipeline.spec())
+    assert pipeline.raw("select n from raw_shop.orders") == [(None,)]
+
+
+@pytest.fixture
+def moods(pipeline: Pipeline) -> Pipeline:
+    for connection in (pipeline.app, pipeline.warehouse):
+        connection.execute("create type public.mood as enum ('sad', 'happy')")
+    change(
+        pipeline, "alter table orders add mood mood, add moods mood[]; insert into orders values (1, 1, now(), 'sad')"
+    )
+    pipeline.run(pipeline.spec())
+    return pipeline
+
+
+def test_an_added_enum_value_is_added_at_its_place(moods: Pipeline) -> None:
+    change(moods, "alter type mood add value 'it''s' before 'sad'; alter type mood add value 'so-so' after 'sad'")
+    change(moods, "alter type mood add value 'glad'")
+    change(moods, "update orders set mood = 'so-so', moods = '{glad,it''s}'")
+    moods.run(moods.spec())
+    moods.assert_same("id, mood, moods", "orders", "id")
+    labels = "select array_agg(enumlabel::text order by enumsortorder) from pg_enum"
+    assert moods.raw(labels) == moods.app.execute(labels).fetchall()
+
+
+def test_a_renamed_enum_value_stops_with_the_statement(moods: Pipeline) -> None:
+    change(moods, "alter type mood rename value 'sad' to 'down'")
+    rename = stopped(moods, "has \\['down'\\] in the source and \\['sad'\\] in the warehouse")
+    assert "alter type public.mood rename value 'sad' to 'down'" in rename
+    moods.warehouse.execute("alter type public.mood rename value 'sad' to 'down'")
+    moods.run(moods.spec())
+    moods.assert_same("id, mood", "orders", "id")
+
+
+def stopped(pipeline: Pipeline, message: str, **extract: object) -> str:
+    """The message of a table that stops; nothing was written, and another table goes on."""
+    extractions = "select count(*), (select count(*) from _elt.load_ledger) from _elt.extraction"
+    before = pipeline.raw(extractions)
+    with pytest.raises(DriftError, match=message) as raised:
+        pipeline.extract(pipeline.spec(**extract))
+    assert pipeline.raw(extractions) == before
+    assert "\n" not in str(raised.value)
+    pipeline.app.execute("create table if not exists other (id int, updated_at timestamptz)")
+    pipeline.run(pipeline.spec("other"))
+    return str(raised.value)
+
+
+def run_ddl(pipeline: Pipeline, message: str) -> None:
+    pipeline.warehouse.execute(message.split("run in the warehouse: ")[1].removesuffix(", then clear this task"))
+
+
+def test_a_renamed_column_stops_with_the_ddl(loaded: Pipeline) -> None:
+    change(loaded, 'alter table orders rename note to "the Note"')
+    message = stopped(loaded, "column 'note' was renamed to 'the Note'")
+    run_ddl(loaded, message)
+    loaded.run(loaded.spec())
+    loaded.assert_same('id, n, "the Note"', "orders", "id")
+
+
+def test_a_narrowed_column_stops_with_the_ddl(loaded: Pipeline) -> None:
+    change(loaded, "alter table orders alter n type smallint")
+    message = stopped(loaded, "column 'n' is smallint in the source and integer in raw")
+    run_ddl(loaded, message)
+    loaded.run(loaded.spec())
+    loaded.assert_same("id, n", "orders", "id")
+
+
+def test_a_changed_key_stops_with_the_ddl(loaded: Pipeline) -> None:
+    message = stopped(loaded, r"its key is \['id', 'n'\], and \['id'\] in raw", key=["id", "n"])
+    assert 'drop constraint "orders_pkey", add primary key ("id", "n")' in message
+    run_ddl(loaded, message)
+    loaded.run(loaded.spec(key=["id", "n"]))
+    loaded.assert_same("id, n", "orders", "id")
+
+
+def test_a_dropped_table_stops(loaded: Pipeline) -> None:
+    change(loaded, "drop table orders")
+    with pytest.raises(Exception, match='"public"."orders" does not exist in database'):
+        loaded.extract(loaded.spec())
+
+
+def test_a_table_created_again_stops_with_the_command(loaded: Pipeline) -> None:
+    change(loaded, "create table again (like orders including all); drop table orders cascade")
+    change(loaded, "insert into again values (1, 5, '2020-01-01'); alter table again rename to orders")
+    message = stopped(loaded, "was dropped and created again")
+    assert """airflow dags trigger elt_pipeline --conf '{"tables": ["shop.orders"], "full_refresh": true}'""" in message
+    loaded.run(loaded.spec(deletes="soft"), window=WHOLE)
+    loaded.assert_equal()
+    assert loaded.run(loaded.spec()).mode == "incremental"
+
+
+def test_a_truncated_table_is_not_created_again(loaded: Pipeline) -> None:
+    change(loaded, "truncate orders; insert into orders values (9, 9, '2020-01-01')")
+    loaded.run(loaded.spec(deletes="soft"))
+    loaded.assert_equal()
+
+
+@pytest.mark.parametrize(
+    ("statements", "named"),
+    [
+        ("alter table orders add color text", "color text is new"),
+        ("alter table orders drop note", "note is gone"),
+        ("alter table orders alter n type bigint", "n was changed"),
+        ("alter table orders alter note type varchar(20)", "note was changed"),
+        ("alter table orders alter note set not null", "note was changed"),
+    ],
+)
+def test_freeze_stops_at_any_change(loaded: Pipeline, statements: str, named: str) -> None:
+    loaded.run(loaded.spec(drift="freeze"))
+    change(loaded, statements)
+    assert named in stopped(loaded, "accept it by a run with `drift: evolve`", drift="freeze")
+    loaded.run(loaded.spec())
+    loaded.run(loaded.spec(drift="freeze"))
+
+
+def test_what_will_be_done_is_known_before(loaded: Pipeline) -> None:
+    change(loaded, "alter table orders add color text, alter n type bigint")
+    found = examine(loaded.source, loaded.warehouse, loaded.spec(), reads_all=False)
+    assert found.drift.statements(loaded.spec()) == [
+        'alter table "raw_shop"."orders" add column "color" text',
+        'alter table "raw_shop"."orders" alter column "n" type bigint using "n"::bigint',
+    ]
+
+
+def test_a_ledger_of_an_earlier_version_is_brought_up_to_date(loaded: Pipeline) -> None:
+    for table in ("load_ledger", "extraction"):
+        loaded.warehouse.execute(f"alter table _elt.{table} drop source_shape")
+    loaded.warehouse.execute("comment on table _elt.extraction is 'of an earlier version'")
+    assert ledger.last_shape(loaded.warehouse, loaded.spec()) is None
+    loaded.run(loaded.spec())
+    assert ledger.last_shape(loaded.warehouse, loaded.spec()) is not None
+
+
+@pytest.fixture
+def roles(postgres: Postgres) -> Iterator[Callable[[str], psycopg.Connection]]:
+    """The warehouse as `make run` provisions it: sessions as its roles."""
+    provision(postgres.server, dict.fromkeys(ROLES, "secret"))
+    yield lambda role: psycopg.connect(postgres.server.dsn(role, "secret", "warehouse"), autocommit=True)
+    with psycopg.connect(postgres.server.superuser_dsn("postgres"), autocommit=True) as connection:
+        connection.execute("drop database warehouse with (force)")
+
+
+@pytest.fixture
+def least(pipeline: Pipeline, postgres: Postgres, roles: Callable[[str], psycopg.Connection]) -> Iterator[Pipeline]:
+    """A loaded pipeline whose loader owns raw alone, below dbt's views."""
+    with between(pipeline.source_dsn, postgres.server.dsn("raw_loader", "secret", "warehouse")) as least:
+        change(least, "alter table orders add n int; insert into orders values (1, 1, now(), 7)")
+        least.run(least.spec())
+        with roles("dbt_transformer") as dbt:
+            dbt.execute("create view staging.a with (security_barrier) as select id, n from raw_shop.orders")
+            dbt.execute("create view marts.b as select id, n + 1 as more from staging.a")
+        yield least
+
+
+def test_a_column_is_widened_beneath_the_views_of_dbt(
+    least: Pipeline, roles: Callable[[str], psycopg.Connection]
+) -> None:
+    change(least, "alter table orders alter n type bigint; update orders set n = 3000000000, updated_at = now()")
+    least.run(least.spec())
+    with roles("bi_reader") as reader:
+        assert reader.execute("select more from marts.b").fetchall() == [(3000000001,)]
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            reader.execute("select _elt.change_column_type('staging.a', 'n', 'bigint')")
+    owners = "select relname, relowner::regrole::text, reloptions from pg_class where relname in ('a', 'b') order by 1"
+    assert least.raw(owners) == [("a", "dbt_transformer", ["security_barrier=true"]), ("b", "dbt_transformer", None)]
+
+
+def test_the_loader_changes_no_table_of_another(least: Pipeline, roles: Callable[[str], psycopg.Connection]) -> None:
+    with roles("dbt_transformer") as dbt:
+        dbt.execute("create table marts.c (n int)")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="does not belong to raw_loader"):
+        least.warehouse.execute(
+            "select _elt.change_column_type(oid::regclass, 'n', 'bigint') from pg_class where relname = 'c'"
+        )
+
+
+def test_without_the_function_a_view_stops_the_table_with_the_statements(
+    least: Pipeline, roles: Callable[[str], psycopg.Connection]
+) -> None:
+    with roles("warehouse_admin") as admin:
+        admin.execute("drop function _elt.change_column_type")
+    change(least, "alter table orders alter n type bigint")
+    message = stopped(least, "column 'n' became bigint, and views use it")
+    with roles("warehouse_admin") as admin:
+        admin.execute(message.split("run in the warehouse: ")[1].split("; then clear")[0])
+    least.run(least.spec())
+    least.assert_same("id, n", "orders", "id")
