@@ -16,7 +16,7 @@ Trigger this DAG again with `repair`. What differs again and again was written b
 behind by more than `overlap`) or changed without its cursor: widen `overlap`, or set `deletes: soft`.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param
@@ -35,7 +35,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     tags=["elt", "postgres", "maintenance"],
-    default_args={"owner": "data-engineering", "retries": 3, "retry_delay": timedelta(minutes=5)},
+    default_args={"owner": "data-engineering", "retries": 3},
     params={
         "tables": Param(TABLES, type="array", examples=TABLES, description="Tables to compare."),
         "repair": Param(False, type="boolean", description="Read again what differs, then run elt_pipeline."),

@@ -15,7 +15,7 @@ deleted, and rows that did not change are not written again.
 **Something is red?** Nothing was changed; its last line says what was not understood.
 """
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from airflow.sdk import DAG, Param
 
@@ -33,7 +33,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     tags=["elt", "postgres", "maintenance"],
-    default_args={"owner": "data-engineering", "retries": 3, "retry_delay": timedelta(minutes=5)},
+    default_args={"owner": "data-engineering", "retries": 3},
     params={
         "table": Param(TABLES[0], type="string", enum=TABLES, description="Table to read again."),
         "to": Param("beginning", type="string", description="An instant with its zone, a run id, or `beginning`."),

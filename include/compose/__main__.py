@@ -6,9 +6,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from include.batch import LoadResult
 from include.compose.airflow_api import Airflow
 from include.dotenv import complete_env_file, parse_env_file
 from include.local.errors import LocalError
@@ -55,6 +55,7 @@ def etl() -> int:
     run_id = airflow.trigger(DAG_ID)
     console.step(f"run {run_id} triggered")
     shown: dict[str, tuple[str | None, int]] = {}
+    found: list[dict[str, Any]] = []
     tasks: list[Task] = []
     for found in airflow.follow(DAG_ID, run_id):
         tasks = [_task(each) for each in found]
@@ -64,7 +65,9 @@ def etl() -> int:
                 console.show(task, tasks)
             shown[task.task_id] = now
     loaded = [task for task in tasks if task.task_id.endswith(".load") and task.state == "success"]
-    console.report(tasks, [LoadResult.from_json(airflow.result(DAG_ID, run_id, task.task_id)) for task in loaded])
+    console.report(tasks, [SimpleNamespace(**airflow.result(DAG_ID, run_id, task.task_id)) for task in loaded])
+    for task in (each for each in found if each["state"] == "failed"):
+        console.line(f"✗ {task['task_id']}\n  {airflow.error(DAG_ID, run_id, task)}\n")
     console.line('The marts:   docker compose run --rm psql -c "select * from marts.fct_sales limit 5"')
     console.line(f"The graph:   {url()}/dags/{DAG_ID}/runs/{run_id}")
     return 0 if airflow.state(DAG_ID, run_id) == "success" else 1

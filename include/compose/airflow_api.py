@@ -14,6 +14,7 @@ from urllib.parse import quote
 from include.local.errors import LocalError
 
 POLL_SECONDS = 1.0
+PARSE_SECONDS = 120
 
 
 class Airflow:
@@ -43,6 +44,7 @@ class Airflow:
         An unpaused DAG makes its own scheduled run at once, and of two runs the one with the earlier `run_after` goes
         first: ours, which somebody waits for.
         """
+        self._wait_for(dag_id)
         now = datetime.now(UTC)
         run_id = f"manual__{now:%Y-%m-%dT%H:%M:%S.%f}"
         body = {"dag_run_id": run_id, "logical_date": None, "run_after": (now - timedelta(days=7)).isoformat()}
@@ -69,6 +71,13 @@ class Airflow:
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task_id}/xcomEntries/return_value"
         return self.call("GET", path)["value"]
 
+    def error(self, dag_id: str, run_id: str, task: dict[str, Any]) -> str:
+        """What the log of a failed task says last, without its traceback; empty where it has no error."""
+        path = f"/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task['task_id']}/logs/{task['try_number']}"
+        lines = self.call("GET", f"{path}?full_content=true")["content"]
+        errors = [line["error_detail"][0]["exc_value"] for line in lines if line.get("error_detail")]
+        return errors[-1] if errors else ""
+
     def clear(self, dag_id: str, run_id: str, task_id: str) -> list[str]:
         """Have a task and all that depends on it run again; the ids of the tasks that will."""
         chosen = {"dag_run_id": run_id, "task_ids": [task_id], "include_downstream": True}
@@ -84,6 +93,16 @@ class Airflow:
             yield self.tasks(dag_id, run_id)
             if not is_over:
                 time.sleep(POLL_SECONDS)
+
+    def _wait_for(self, dag_id: str) -> None:
+        """Until the DAG is parsed, which may be a while after the services are healthy."""
+        end = time.monotonic() + PARSE_SECONDS
+        while not self.call("GET", f"/dags?dag_id_pattern={dag_id}")["dags"]:
+            broken = self.call("GET", "/importErrors")["import_errors"]
+            if broken or time.monotonic() > end:
+                said = broken[0]["stack_trace"].strip().splitlines()[-1] if broken else "it was never parsed"
+                raise LocalError(f"Airflow has no DAG {dag_id}: {said}")
+            time.sleep(POLL_SECONDS)
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         headers = {"Content-Type": "application/json"}

@@ -33,9 +33,8 @@ ROLES = {
     "dbt_transformer": ("warehouse-db", "warehouse"),
     "bi_reader": ("warehouse-db", "warehouse"),
     "warehouse_admin": ("warehouse-db", "warehouse"),
-    "postgres": ("metadata-db", "airflow"),
 }
-"""Where each role works; `postgres` is the superuser of Airflow's metadata."""
+"""The service and the database that each role works in."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,9 @@ class Stack:
         service, database = ROLES[role]
         command = ["psql", "--host", service, "--username", role, "--dbname", database, "--set", "VERBOSITY=verbose"]
         command += ["--no-psqlrc", "--no-align", "--tuples-only", "--quiet", "--set", "ON_ERROR_STOP=1"]
-        # Read from standard input, where the password is not an argument that others may see.
-        password = "" if role == "postgres" else self.settings[f"{role.upper()}_PASSWORD"]
-        if role == "postgres":
-            command[2] = "/var/run/postgresql"
+        # By its name the server is reached over the network, where it asks for the password.
         script = ["sh", "-c", 'read -r PGPASSWORD; export PGPASSWORD; exec "$@"', "sh", *command]
+        password = self.settings[f"{role.upper()}_PASSWORD"]
         return self.compose("exec", "-T", service, *script, stdin=f"{password}\n{statement}", check=False).strip()
 
     @contextmanager

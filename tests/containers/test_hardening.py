@@ -116,7 +116,7 @@ def test_no_secret_is_in_a_layer_or_in_the_history(stack: Stack) -> None:
 
 
 def test_nobody_asks_the_api_without_a_token(stack: Stack) -> None:
-    for path in (f"/api/v2/dags/{'elt_pipeline'}", "/api/v2/connections", "/api/v2/variables", "/api/v2/config"):
+    for path in ("/api/v2/dags/elt_pipeline", "/api/v2/connections", "/api/v2/variables", "/api/v2/config"):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(stack.airflow.url + path, timeout=30)
         assert refused.value.code == 401, path

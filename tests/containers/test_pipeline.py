@@ -65,3 +65,18 @@ def test_a_backfill_reads_its_day_and_leaves_the_watermark_alone(stack: Stack, f
     assert (has_no_mark, rows) == ("t", stack.psql("shop_app", in_source)) and int(rows) > 0
     assert stack.airflow.call("GET", variable)["value"] == before
     stack.assert_marts_equal_source()
+
+
+def test_a_missing_grant_fails_at_once_and_names_the_grant(stack: Stack, first_run: FirstRun) -> None:
+    administer = ["exec", "-T", "source-db", "psql", "--username", "postgres", "--dbname", "shop", "--command"]
+    stack.compose(*administer, "revoke select on public.products from shop_reader")
+    try:
+        run_id = stack.airflow.trigger(DAG_ID, {"tables": ["shop.products"]})
+        until(lambda: stack.airflow.state(DAG_ID, run_id) == "failed", f"{run_id} to fail")
+    finally:
+        stack.compose(*administer, "grant select on public.products to shop_reader")
+    extract = next(task for task in stack.airflow.tasks(DAG_ID, run_id) if task["task_id"] == "shop.products.extract")
+    assert (extract["state"], extract["try_number"]) == ("failed", 1)
+    assert 'run on the source: grant select on "public"."products" to "shop_reader"' in stack.airflow.error(
+        DAG_ID, run_id, extract
+    )

@@ -80,7 +80,7 @@ def test_anything_else_is_refused(stack: Stack, first_run: FirstRun, role: str) 
         assert "42501" in stack.psql(role, statement), f"{role}: {statement}: {stack.psql(role, statement)}"
 
 
-@pytest.mark.parametrize("role", [role for role in ROLES if role != "postgres"])
+@pytest.mark.parametrize("role", ROLES)
 def test_a_wrong_password_opens_nothing(stack: Stack, role: str) -> None:
     wrong = Stack(stack.command, stack.settings | {f"{role.upper()}_PASSWORD": "wrong"})
     assert "password authentication failed" in wrong.psql(role, "select 1")

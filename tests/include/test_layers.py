@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,10 @@ def test_imports_run_one_way(path: Path) -> None:
     assert not imported(path) & {"dags", "plugins", "tests"}
     if path.name not in KNOW_AIRFLOW:
         assert not imported(path) & {"airflow", "cosmos"}, "only the wrappers know Airflow; take a connection instead"
+
+
+def test_the_container_commands_need_no_package() -> None:
+    """`make env build up etl` on a machine with Docker and Python alone."""
+    command = [sys.executable, "-S", "-c", "import include.compose.__main__"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
