@@ -111,12 +111,15 @@ docs: setup ## write dbt's documentation site to .local/dbt
 	@$(LOCAL) exec dbt docs generate --static --project-dir dbt --profiles-dir dbt
 
 ## Work on it
-.PHONY: test test-containers lint fix lock
+.PHONY: test test-containers prove lint fix lock
 test: setup ## run all tests that need no Docker (ARGS="-k watermark")
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-containers: setup ## bring the containers up beside yours, test them and remove them; fails without Docker
 	@$(BIN)/python -m pytest tests/containers $(ARGS)
+
+prove: setup ## write and kill at random, and see that no row is lost (SEED= MINUTES=4)
+	@$(BIN)/python -m tests.drill
 
 lint: setup ## check Python, SQL, workflows and the compose file; changes nothing
 	$(BIN)/black --check --quiet .

@@ -1,0 +1,76 @@
+"""`make prove`: random writers, random faults, no loss. SEED= repeats a drill, MINUTES= makes it longer."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from include.local.environment import ROOT, Installation, airflow_settings
+
+DEFAULT_MINUTES = 4.0
+MUTANTS_SECONDS = 75
+"""What the mutants take together, most of it the making of databases."""
+
+
+def main() -> int:
+    seed = os.environ.get("SEED") or str(random.SystemRandom().randrange(10**9))
+    minutes = float(os.environ.get("MINUTES") or DEFAULT_MINUTES)
+    only = os.environ.get("SCHEDULE") or None
+    folder = Path(tempfile.mkdtemp(prefix="elt-drill-"))
+    folder.chmod(0o755)  # the servers run as another user where we are root
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    # Before Airflow is imported, which reads its configuration once.
+    os.environ |= airflow_settings(Installation(folder / "airflow"), api_port=8080)
+    os.environ["AIRFLOW_HOME"] = str(folder / "airflow")
+    return asyncio.run(_drill(folder, seed, minutes, only))
+
+
+async def _drill(folder: Path, seed: str, minutes: float, only: str | None) -> int:
+    from tests.drill import report
+    from tests.drill.attempt import warm_up
+    from tests.drill.mutants import MUTANTS
+    from tests.drill.runs import Tally
+    from tests.drill.schedule import Plan, Schedule
+    from tests.drill.world import World
+
+    began = time.monotonic()
+    world, tally = World(folder), Tally()
+    world.fresh()
+    warm_up(world)
+    print(f"make prove SEED={seed} MINUTES={minutes:g}")
+    try:
+        number = int(only or 0)
+        while time.monotonic() - began < 60 * minutes - MUTANTS_SECONDS:
+            schedule = Schedule(world, f"{seed}/{number}", Plan(), tally)
+            found = await schedule.play()
+            repeat = f"repeat with: make prove SEED={seed} SCHEDULE={number}"
+            tally.violations += [f"in schedule {number}: {text}\n  {repeat}" for text in found]
+            names = " ".join(spec.table for spec in schedule.specs)
+            print(f"schedule {number:>3}  {report.kills(tally):>5} kills so far  {'; '.join(found) or 'ok'}  ({names})")
+            number += 1 if only is None else 0
+        for name, plan in MUTANTS.items():
+            started = time.monotonic()
+            found = await Schedule(world, f"{seed}/{name}", plan, Tally()).play()
+            took = time.monotonic() - started
+            tally.mutants[name] = f"caught after {took:.0f} s: {found[0][:70]}…" if found else "NOT CAUGHT"
+            print(f"mutant {name}: {tally.mutants[name]}")
+            if not found:
+                tally.violations.append(f"mutant not caught: {name}; repeat with: make prove SEED={seed}")
+    finally:
+        if tally.violations:
+            shutil.copy(folder / "tasks.log", ROOT / ".local" / "prove.log")
+        for server in world.servers.values():
+            server.remove()
+    print(report.table(tally, seed, (time.monotonic() - began) / 60))
+    return 1 if tally.violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

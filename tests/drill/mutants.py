@@ -1,0 +1,79 @@
+"""Five ways to break the product that the drill has to notice, each the mistake of somebody's real pipeline."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace as changed
+from typing import Any
+
+from include import tasks
+from include.extract.horizon import read_horizon
+from include.load import publish
+from tests.drill.attempt import replace
+from tests.drill.schedule import Plan
+
+
+def cursor_at_max() -> None:
+    """Read from the largest cursor value that was loaded. A transaction that commits late lies below it."""
+    extract_table = tasks.extract_table
+
+    def mutant(source: Any, warehouse: Any, spec: Any, run_id: str, window: Any, *rest: Any) -> Any:
+        if window.mode == "incremental":
+            row = warehouse.execute(f"select max({spec.cursor}) from {spec.raw_schema}.{spec.table}").fetchone()
+            window = changed(window, lower=row[0])
+        return extract_table(source, warehouse, spec, run_id, window, *rest)
+
+    replace(tasks, "extract_table", mutant)
+
+
+def horizon_after_snapshot() -> None:
+    """Read the horizon when the rows have been read. What commits in between is below it and was not seen."""
+    extract_table = tasks.extract_table
+
+    def mutant(source: Any, *rest: Any) -> Any:
+        batch = extract_table(source, *rest)
+        time.sleep(0.3)
+        late = read_horizon(source, "shop")
+        return changed(batch, mark=late.at, horizon=late.at) if batch.mark and late.may_advance else batch
+
+    replace(tasks, "extract_table", mutant)
+
+
+def no_version_guard() -> None:
+    """Let a load write its rows whatever newer snapshot another load has published meanwhile."""
+    replace(publish, "_newer_loads", lambda *_: [])
+
+
+def mark_before_commit() -> None:
+    """Set the Variable, then load. A kill in between leaves a watermark above the data."""
+    load_batch = tasks.load_batch
+
+    def mutant(warehouse: Any, spec: Any, batch: Any) -> Any:
+        if batch.mark:
+            tasks.Variable.set(spec.watermark_key, batch.mark.isoformat())
+        return load_batch(warehouse, spec, batch)
+
+    replace(tasks, "load_batch", mutant)
+
+
+def row_security_on() -> None:
+    """Leave `row_security` at its default: a policy then hides rows instead of raising an error."""
+    pin = tasks.pin
+
+    def mutant(connection: Any, **options: Any) -> Any:
+        pin(connection, **options).execute("set row_security = on")
+        return connection
+
+    replace(tasks, "pin", mutant)
+
+
+ONE_RUN, TWO_RUNS = {"one_run": 1.0}, {"two_runs": 1.0}
+
+MUTANTS = {
+    "cursor at max(updated_at)": Plan(40, ("orders",), ONE_RUN, {}, 0, cursor_at_max),
+    "horizon after the snapshot": Plan(40, ("orders", "shapes"), ONE_RUN, {}, 0, horizon_after_snapshot),
+    "no version guard": Plan(40, ("orders", "shapes"), TWO_RUNS, {"pause": 1.0}, 0.7, no_version_guard),
+    "mark written before the commit": Plan(40, ("orders",), ONE_RUN, {"kill -9": 1.0}, 0.7, mark_before_commit),
+    "row-level policy hides rows": Plan(40, ("orders",), {"hidden_rows": 1.0}, {}, 0, row_security_on),
+}
+"""By name: a schedule in which the mutant shows soon. It ends with the first violation."""

@@ -1,0 +1,254 @@
+"""Runs of the pipeline as Airflow would carry them out: in its order, each attempt a process, retried by its rules.
+
+Any attempt may be hurt by a fault. One that is frozen counts as dead, as after a lost heartbeat: its retry goes on
+without it, and later it wakes up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from include.local.databases import SOURCE, WAREHOUSE
+from include.sources import TableSpec
+from tests.drill import invariants
+from tests.drill.attempt import STRIKES, Attempt, Fault, Run
+from tests.drill.world import World
+
+TRIES = 4
+"""The DAG's `retries: 3`."""
+
+HUNG_SECONDS = 60
+
+KINDS = {
+    "kill -9": 15, "freeze": 3, "pause": 1, "terminate shop": 2, "terminate warehouse": 3, "stop shop": 0.3,
+    "stop warehouse": 2, "cut shop": 2, "cut warehouse": 3, "lock raw": 1, "time out": 2, "disk full": 1,
+}  # fmt: skip
+"""How often each kind of fault is chosen."""
+
+WAKING = ("its retry has won", "its run is over", "a later run is over")
+
+
+@dataclass
+class Tally:
+    """What happened in a drill; filled by everybody, printed at the end."""
+
+    schedules: int = 0
+    runs: Counter[str] = field(default_factory=Counter)
+    strikes: Counter[str] = field(default_factory=Counter)
+    aimed_at: Counter[str] = field(default_factory=Counter)
+    killed_at: Counter[str] = field(default_factory=Counter)
+    steps: defaultdict[tuple[str, str | None, bool], set[str]] = field(default_factory=lambda: defaultdict(set))
+    changes: int = 0
+    rows: Counter[str] = field(default_factory=Counter)
+    looks: int = 0
+    checks: int = 0
+    violations: list[str] = field(default_factory=list)
+    mutants: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Zombie:
+    """A frozen attempt, and what it waits for."""
+
+    pid: int
+    run_id: str
+    task: tuple[str, str | None]
+    waking: str
+
+
+@dataclass
+class Runs:
+    """The runs of one schedule.
+
+    Attributes:
+        faults: Weights of the kinds of fault; `intensity` is the share of attempts that meet one.
+        raised: Variables that a person set above the ledger, by table.
+    """
+
+    world: World
+    rng: random.Random
+    tally: Tally
+    log: BinaryIO
+    faults: dict[str, float]
+    intensity: float
+    mutate: Callable[[], None] | None = None
+    raised: dict[str, str] = field(default_factory=dict)
+    expected_refusals: set[str] = field(default_factory=set)
+    violations: list[str] = field(default_factory=list)
+    _loaded: set[str] = field(default_factory=set)
+    _zombies: list[Zombie] = field(default_factory=list)
+    _listeners: set[asyncio.Task[None]] = field(default_factory=set)
+    _active: set[str] = field(default_factory=set)
+    _alone: dict[str, bool] = field(default_factory=dict)
+
+    async def run(self, run: Run, specs: list[TableSpec], *, calm: bool = False) -> bool:
+        """Carry out one run to its end, green or red; a green one must have brought all that it promises."""
+        self._begin(run.run_id)
+        is_slice = run.interval is not None or "window_start" in run.params
+        promised = {} if is_slice else invariants.versions(self.world, SOURCE, specs)
+        green = await self._tasks(run, specs, calm)
+        self.world.store.set(f"state_{run.run_id}", "success" if green else "failed")
+        self.tally.runs["green" if green else "red"] += 1
+        if green:
+            self._check_green(run, specs, promised)
+        self._active.discard(run.run_id)
+        self._wake(lambda zombie: zombie.run_id != run.run_id or zombie.waking != WAKING[2])
+        return green
+
+    def _begin(self, run_id: str) -> None:
+        self.world.store.set(f"state_{run_id}", "running")
+        self._active.add(run_id)
+        for other in self._active:
+            self._alone[other] = len(self._active) == 1
+
+    def _check_green(self, run: Run, specs: list[TableSpec], promised: dict[str, dict[bytes, int]]) -> None:
+        raw = invariants.versions(self.world, WAREHOUSE, specs)
+        source = invariants.versions(self.world, SOURCE, specs)
+        for table, rows in promised.items():
+            self.violations += invariants.lost_rows(table, rows, source[table], raw[table])
+        if promised and self._alone[run.run_id] and {"items", "orders"} <= raw.keys():
+            self.violations += invariants.references(self.world)
+        self.violations += invariants.regressions(self.world)
+        self.tally.checks += 1
+
+    async def _tasks(self, run: Run, specs: list[TableSpec], calm: bool) -> bool:
+        """Extracts one after another, each load at some time after its extract."""
+        horizon = await self._task(run, "horizon", None, None, calm)
+        if horizon is None:
+            return False
+        green, staged = True, []
+        for spec in specs:
+            batch = await self._task(run, "extract", spec, horizon, calm)
+            if batch is None:
+                green = False
+            else:
+                staged.append((spec, batch))
+            while staged and (spec is specs[-1] or self.rng.random() < 0.6):
+                spec_loaded, batch = staged.pop(self.rng.randrange(len(staged)))
+                result = await self._task(run, "load", spec_loaded, batch, calm)
+                green = green and result is not None
+                if result:
+                    self._loaded.add(spec_loaded.table)
+                    self._count(result)
+        return green
+
+    def _count(self, result: dict[str, Any]) -> None:
+        self.tally.rows["extracted"] += result["rows_extracted"]
+        self.tally.rows["changed"] += sum(result[f"rows_{how}"] for how in ("inserted", "updated", "deleted"))
+
+    async def _task(self, run: Run, task: str, spec: TableSpec | None, given: Any, calm: bool) -> dict[str, Any] | None:
+        """A task with its retries: its result, or None where it failed for good."""
+        table = spec.table if spec else None
+        for number in range(TRIES):
+            fault = None if calm else self._choose(task, table, self.intensity / (1 + number))
+            attempt = Attempt(self.world, run, task, table, given, fault, self.mutate)
+            ended = await self._attempt(attempt)
+            if spec:
+                self.violations += invariants.marks(self.world, spec, self.raised.get(spec.table))
+            if ended["ended"] == "ok":
+                self._wake(lambda zombie: zombie.waking == WAKING[0] and zombie.task == (task, table))
+                return ended["result"]
+            if ended["ended"] == "refused":
+                if not any(expected in ended["message"] for expected in self.expected_refusals):
+                    self.violations.append(f"{task} of {table} refused without a cause: {ended['message']}")
+                return None
+        return None
+
+    def _choose(self, task: str, table: str | None, chance: float) -> Fault | None:
+        """A fault for the next attempt, where earlier ones have shown its steps."""
+        steps = sorted(self.tally.steps[task, table, table in self._loaded])
+        if not steps or self.rng.random() > chance:
+            return None
+        kinds = {kind: weight for kind, weight in self.faults.items() if kind in STRIKES}
+        if table == "blobs":
+            kinds["disk full"] = 10 * kinds.get("disk full", 0)
+        elif kinds.pop("disk full", None) and not kinds:
+            return None
+        kind = self.rng.choices(list(kinds), list(kinds.values()))[0]
+        delay = self.rng.choice((0.0, 0.0, self.rng.uniform(0.0005, 0.02)))
+        if kind == "kill -9" and not delay:  # the one that was hit least
+            return Fault(
+                kind, min(steps, key=lambda step: (self.tally.killed_at[f"{task}: {step}"], self.rng.random()))
+            )
+        if kind == "time out":
+            steps = [step for step in steps if step.startswith("before")]
+        return Fault(kind, self.rng.choice(steps), 0 if kind in ("freeze", "pause", "time out", "disk full") else delay)
+
+    async def _attempt(self, attempt: Attempt) -> dict[str, Any]:
+        """Fork, and wait until the process ended or froze."""
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(reading)
+            attempt.carry_out(writing, self.log.fileno())
+        os.close(writing)
+        ended: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        listener = asyncio.create_task(self._listen(attempt, pid, reading, ended))
+        self._listeners.add(listener)
+        listener.add_done_callback(self._listeners.discard)
+        listener.add_done_callback(
+            lambda done: done.exception() and not ended.done() and ended.set_exception(done.exception())
+        )
+        try:
+            return await asyncio.wait_for(ended, HUNG_SECONDS)
+        except TimeoutError:
+            self.violations.append(
+                f"{attempt.task} of {attempt.table} hung for {HUNG_SECONDS} s; fault: {attempt.fault}"
+            )
+            os.kill(pid, signal.SIGKILL)
+            return {"ended": "failed"}
+
+    async def _listen(self, attempt: Attempt, pid: int, reading: int, ended: asyncio.Future[dict[str, Any]]) -> None:
+        """Follow what a process tells, to its end."""
+        last: dict[str, Any] = {"ended": "failed"}  # what a killed one cannot say
+        stream = asyncio.StreamReader()
+        with open(reading, "rb", buffering=0) as pipe:
+            loop = asyncio.get_running_loop()
+            transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), pipe)
+            async for line in stream:
+                message = json.loads(line)
+                if "ended" in message:
+                    last = message
+                elif "struck" in message:
+                    self._struck(attempt, pid, message, ended)
+                elif last["ended"] == "ok":  # steps of failing attempts, such as a rollback, are only met by chance
+                    self.tally.steps[attempt.task, attempt.table, attempt.table in self._loaded].add(message["step"])
+            transport.close()
+        os.waitpid(pid, 0)
+        if last["ended"] == "unexpected":
+            self.violations.append(f"{attempt.task} of {attempt.table}, fault {attempt.fault}: {last['message']}")
+        if not ended.done():
+            ended.set_result(last)
+
+    def _struck(self, attempt: Attempt, pid: int, message: dict[str, Any], ended: asyncio.Future[Any]) -> None:
+        self.tally.strikes[message["struck"]] += 1
+        if message["struck"] == "kill -9":
+            self.tally.killed_at[f"{attempt.task}: {message['step']}"] += 1
+        if "down" in message:
+            self.world.wait_until_down(message["down"])
+            self.world.revive(message["down"])
+        if message["struck"] == "freeze":
+            os.waitpid(pid, os.WUNTRACED)
+            waking = self.rng.choice(WAKING)
+            self._zombies.append(Zombie(pid, attempt.run.run_id, (attempt.task, attempt.table), waking))
+            if not ended.done():
+                ended.set_result({"ended": "failed"})
+
+    def _wake(self, is_due: Callable[[Zombie], bool]) -> None:
+        for zombie in [zombie for zombie in self._zombies if is_due(zombie)]:
+            self._zombies.remove(zombie)
+            os.kill(zombie.pid, signal.SIGCONT)
+
+    async def end(self) -> None:
+        """Wake the last zombies and wait for everything that still moves."""
+        self._wake(lambda zombie: True)
+        if self._listeners:
+            await asyncio.wait(self._listeners)

@@ -1,0 +1,191 @@
+"""One schedule: fresh databases, writers, half a minute of runs and faults, then silence and the comparison."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from include.batch import to_text
+from include.local.databases import SOURCE, WAREHOUSE
+from include.sources import TableSpec
+from tests.drill import invariants, writers
+from tests.drill.attempt import Run
+from tests.drill.runs import KINDS, Runs, Tally
+from tests.drill.world import World
+
+FORK = multiprocessing.get_context("fork")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a schedule is made of.
+
+    Attributes:
+        seconds: How long runs are begun.
+        tables: The tables; None draws some.
+        scenes: Weights of the methods of `Schedule` below.
+        faults: Weights of the kinds of fault.
+        intensity: Share of attempts that meet a fault.
+        mutate: Breaks the product in each attempt, to see whether the drill notices.
+    """
+
+    seconds: float = 20
+    tables: tuple[str, ...] | None = None
+    scenes: dict[str, float] = field(
+        default_factory=lambda: {
+            "one_run": 6, "two_runs": 2, "backfill_beside": 2, "window_by_hand": 1, "full_refresh": 1, "person": 2,
+            "hidden_rows": 0.5,
+        }  # fmt: skip
+    )
+    faults: dict[str, float] = field(default_factory=lambda: KINDS)
+    intensity: float = 0.5
+    mutate: Callable[[], None] | None = None
+
+
+class Schedule:
+    """Plays one schedule; all its decisions come from `seed`, its timing from the machine."""
+
+    def __init__(self, world: World, seed: str, plan: Plan, tally: Tally) -> None:
+        self.world, self.seed, self.plan, self.tally = world, seed, plan, tally
+        self.rng = random.Random(seed)
+        self.specs = self._draw_tables()
+        self._number = 0
+
+    def _draw_tables(self) -> list[TableSpec]:
+        chosen = set(self.plan.tables or self.rng.sample(sorted(self.world.specs), 4))
+        if "items" in chosen:
+            chosen.add("orders")
+        return [spec for spec in self.world.specs.values() if spec.table in chosen]
+
+    async def play(self) -> list[str]:
+        """Play it to its end, or to its first violation; returns the violations."""
+        self.world.fresh()
+        self.tally.changes += writers.fill(self.world.app_dsn, self.specs)
+        changes, looks = FORK.Array("q", 3, lock=False), FORK.Value("q", 0, lock=False)
+        seen = self.world.folder / "seen"
+        seen.unlink(missing_ok=True)
+        writing = [
+            FORK.Process(
+                target=writers.write, args=(self.world.app_dsn, self.specs, f"{self.seed}/{slot}", changes, slot)
+            )
+            for slot in range(3)
+        ]
+        watching = FORK.Process(target=invariants.watch, args=(self.world, self.specs, seen, looks))
+        with (self.world.folder / "tasks.log").open("ab") as log:
+            plan = self.plan
+            self.runs = Runs(self.world, self.rng, self.tally, log, plan.faults, plan.intensity, plan.mutate)
+            for process in (*writing, watching):
+                process.start()
+            try:
+                await self._act(seen)
+                _end(writing)
+                if not self.runs.violations:
+                    await self._settle()
+            finally:
+                _end([*writing, watching])
+                await self.runs.end()
+        if seen.exists():
+            self.runs.violations += seen.read_text().splitlines()[:3]
+        self.tally.schedules += 1
+        self.tally.changes += sum(changes)
+        self.tally.looks += looks.value
+        return self.runs.violations
+
+    async def _act(self, seen: Any) -> None:
+        end = time.monotonic() + self.plan.seconds
+        scenes, weights = list(self.plan.scenes), list(self.plan.scenes.values())
+        while time.monotonic() < end and not self.runs.violations and not seen.exists():
+            await getattr(self, self.rng.choices(scenes, weights)[0])()
+
+    async def _settle(self) -> None:
+        """Silence: prepared transactions end, zombies wake; one run without faults, and raw has to equal the source."""
+        await self.runs.end()
+        for side in (SOURCE, WAREHOUSE):
+            self.world.revive(side)
+        with self.world.admin(SOURCE) as connection:
+            for (name,) in connection.execute("select gid from pg_prepared_xacts where database = 'shop'").fetchall():
+                connection.execute(f"{self.rng.choice(('commit', 'rollback'))} prepared '{name}'")
+        green = await self.runs.run(self._scheduled(), self.specs, calm=True)
+        if not green:
+            self.runs.violations.append("a run without faults or writers was red")
+        self.runs.violations += invariants.at_quiescence(self.world, self.specs)
+
+    # Scenes.
+
+    async def one_run(self) -> None:
+        await self.runs.run(self._scheduled(), self.specs)
+
+    async def two_runs(self) -> None:
+        """What `max_active_runs=1` should prevent, and a cleared old run or another Airflow may bring about."""
+        await asyncio.gather(self.one_run(), self._later(self.one_run))
+
+    async def backfill_beside(self) -> None:
+        await asyncio.gather(self.one_run(), self._later(self._backfill))
+
+    async def _backfill(self) -> None:
+        await self.runs.run(replace(self._scheduled("backfill"), interval=self._interval()), self.specs)
+
+    async def window_by_hand(self) -> None:
+        start, end = (to_text(bound) for bound in self._interval())
+        await self.runs.run(self._scheduled("manual", window_start=start, window_end=end), self.specs)
+
+    async def full_refresh(self) -> None:
+        await self.runs.run(self._scheduled("manual", full_refresh=True), self.specs)
+
+    async def person(self) -> None:
+        """Somebody edits a Variable while a run is under way."""
+        await asyncio.gather(self.one_run(), self._later(self._edit_variable))
+
+    async def _edit_variable(self) -> None:
+        spec = self.rng.choice([spec for spec in self.specs if spec.mode != "full"] or self.specs)
+        value = self.world.store.get(spec.watermark_key)
+        if value is None:
+            return
+        mark = datetime.fromisoformat(value)
+        edit = self.rng.choice(("lower", "delete", "raise"))
+        if edit == "delete":
+            self.world.store.delete(spec.watermark_key)
+        else:
+            by = self.rng.uniform(-60, 0) if edit == "lower" else 0.001  # not into the future, which is refused
+            self.runs.raised[spec.table] = edited = to_text(mark + timedelta(seconds=by))
+            self.world.store.set(spec.watermark_key, edited)
+
+    async def hidden_rows(self) -> None:
+        """A row-level policy appears in the source: the run has to say so, and not to go on without the rows."""
+        table = self.rng.choice(self.specs).table
+        refusal = "row-level security"
+        self.runs.expected_refusals.add(refusal)
+        self.world.ask(
+            SOURCE, lambda c: c.execute(f"set lock_timeout = '5s'; alter table {table} enable row level security")
+        )
+        await self.one_run()
+        self.world.ask(
+            SOURCE, lambda c: c.execute(f"set lock_timeout = '5s'; alter table {table} disable row level security")
+        )
+        self.runs.expected_refusals.discard(refusal)
+
+    async def _later(self, scene: Callable[[], Awaitable[None]]) -> None:
+        await asyncio.sleep(self.rng.uniform(0, 1))
+        await scene()
+
+    def _scheduled(self, run_type: str = "scheduled", **params: Any) -> Run:
+        self._number += 1
+        return Run(f"{run_type}__{self._number}", run_type, params)
+
+    def _interval(self) -> tuple[datetime, datetime]:
+        start = datetime.now(UTC) - timedelta(seconds=self.rng.uniform(1, 20))
+        return start, start + timedelta(seconds=self.rng.uniform(0.5, 10))
+
+
+def _end(processes: list[Any]) -> None:
+    for process in processes:
+        if process.is_alive():
+            process.terminate()
+    for process in processes:
+        process.join()

@@ -1,0 +1,34 @@
+-- The drill's source tables, as the shop's application. Rows come in pairs that are inserted, changed, moved and deleted
+-- together and whose amounts cancel out: whoever sees half of a change sees a pair that does not add up to zero.
+create sequence versions;
+
+create sequence pairs start 10001;
+
+create function stamp_version() returns trigger language plpgsql as $$
+begin
+    new.version := nextval('public.versions');
+    return new;
+end
+$$;
+
+do $$
+declare
+    name text;
+begin
+    foreach name in array array[{names}] loop
+        execute format(
+            'create table public.%1$I (
+                pair bigint, half int, parent bigint, amount numeric not null, body text,
+                version bigint not null, updated_at timestamptz, primary key (pair, half)
+            );
+            create trigger stamp_version before insert or update on public.%1$I
+            for each row execute function public.stamp_version();', name);
+    end loop;
+end
+$$;
+
+alter table notes drop constraint notes_pkey;
+
+alter table visits alter updated_at type timestamp;
+
+alter table blobs alter body set storage external;

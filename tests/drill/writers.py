@@ -1,0 +1,243 @@
+"""The source's application: processes that write in every way that has cost somebody a row.
+
+Statements are set-based. Every change takes whole pairs (tests/drill/sql/source.sql), so that each snapshot of a table
+adds up to zero.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import SynchronizedArray
+from types import FrameType
+
+import psycopg
+from psycopg import sql
+
+from include.sources import TableSpec
+
+PAIRS = 600
+"""Pairs that a table begins with."""
+
+BLOB_PAIRS = 2200
+"""Enough blobs for a staging table that outgrows 16 MB."""
+
+BLOB = "(select string_agg(md5((pair * n + half)::text), '') from generate_series(1, 128) as n)"
+"""4 kB that do not compress."""
+
+BERLIN = "-c timezone=Europe/Berlin -c lock_timeout=500ms"
+"""`visits` keeps local time: a timestamptz assigned to it is converted by the session's zone."""
+
+
+@dataclass
+class Writer:
+    """One writing session. `changed` counts the rows of its committed transactions."""
+
+    connection: psycopg.Connection
+    rng: random.Random
+    specs: list[TableSpec]
+    changed: int = 0
+
+    def statement(self) -> None:
+        """Change a slice of a random table in a way that its mode can follow."""
+        spec = self.rng.choice(self.specs)
+        if spec.mode == "append":
+            self._insert(spec)
+        elif spec.table == "blobs":
+            self._update(spec, everything=self.rng.random() < 0.1)
+        elif spec.table == "orders":
+            self.rng.choices((self._update, self._insert), (4, 1))[0](spec)
+        else:
+            ways = (self._update, self._insert, self._delete, self._move_keys, self._reload)
+            self.rng.choices(ways, (12, 3, 1, 1, 0.5 if self.connection.autocommit else 0))[0](spec)
+
+    def _do(self, query: str, spec: TableSpec, **values: object) -> None:
+        identifier = sql.Identifier(spec.table)
+        done = self.connection.execute(sql.SQL(query).format(t=identifier), values)  # type: ignore[arg-type]
+        self.changed += max(done.rowcount, 0)
+
+    def _slice(self) -> dict[str, int]:
+        """Which pairs: a range, or a few everywhere."""
+        low = self.rng.randrange(PAIRS)
+        every, high = self.rng.choice(((1, low + self.rng.randrange(40)), (self.rng.randrange(20, 200), 10**18)))
+        return {"low": low if every == 1 else 0, "high": high, "every": every, "rest": low % every}
+
+    def _stamp(self, spec: TableSpec) -> dict[str, object]:
+        """The cursor: the transaction's begin, a tie with others, a clock that is off, or nothing."""
+        if spec.null_cursor == "always" and self.rng.random() < 0.2:
+            return {"skew": None, "tie": "microseconds"}
+        off = self.rng.uniform(-2, 1) if spec.overlap.total_seconds() > 2 else 0
+        return {"skew": off, "tie": self.rng.choice(("microseconds", "microseconds", "milliseconds"))}
+
+    STAMP = "date_trunc(%(tie)s, now()) + %(skew)s::float8 * interval '1 second'"
+    IN_SLICE = "pair between %(low)s and %(high)s and pair %% %(every)s = %(rest)s"
+
+    def _update(self, spec: TableSpec, *, everything: bool = False) -> None:
+        query = f"""
+            update {{t}} set amount = amount + (1 - 2 * half) * %(by)s, updated_at = {self.STAMP}
+            where {"true" if everything else self.IN_SLICE}"""
+        self._do(query, spec, by=self.rng.randrange(1, 100), **self._slice(), **self._stamp(spec))
+
+    def _insert(self, spec: TableSpec) -> None:
+        with self.connection.transaction():
+            if spec.table == "items":  # a new order with its items, as shops do
+                self._insert_pairs(next(spec for spec in self.specs if spec.table == "orders"), None)
+            self._insert_pairs(spec, "(select max(pair) from orders)" if spec.table == "items" else None)
+
+    def _insert_pairs(self, spec: TableSpec, parent: str | None) -> None:
+        query = f"""
+            insert into {{t}} (pair, half, parent, amount, body, updated_at)
+            select pair, half, {parent or "null"}, (1 - 2 * half) * pair, md5(pair::text), {self.STAMP}
+            from (select nextval('pairs') as pair from generate_series(1, %(count)s)) as new
+            cross join (values (0), (1)) as halves (half)"""
+        self._do(query, spec, count=self.rng.randrange(1, 30), **self._stamp(spec))
+
+    def _delete(self, spec: TableSpec) -> None:
+        self._do(f"delete from {{t}} where {self.IN_SLICE}", spec, **self._slice())
+
+    def _move_keys(self, spec: TableSpec) -> None:
+        query = f"""
+            update {{t}} set pair = pair + (select 10000000 * nextval('pairs')), updated_at = {self.STAMP}
+            where {self.IN_SLICE}"""
+        self._do(query, spec, **self._slice(), **self._stamp(spec))
+
+    def _reload(self, spec: TableSpec) -> None:
+        """Truncate and write most of it again, the way exports arrive."""
+        with self.connection.transaction():
+            self.connection.execute(f"create temp table kept on commit drop as table {spec.table}")
+            self.connection.execute(f"truncate {spec.table}")
+            self._do(
+                "insert into {t} select * from kept where pair %% 50 <> %(rest)s", spec, rest=self.rng.randrange(50)
+            )
+            self._do(f"update {{t}} set updated_at = {self.STAMP}", spec, **self._stamp(spec))
+
+    def statements(self) -> None:
+        for _ in range(self.rng.randrange(1, 4)):
+            self.statement()
+
+    def at_once(self) -> None:
+        self.statement()
+
+    def late(self) -> None:
+        """Stamped when it begins, seen when it commits; meanwhile others commit."""
+        with self._open():
+            self.statements()
+            self._wait()
+            self.statement()
+
+    def idle(self) -> None:
+        """In a transaction without a transaction id: nothing but its start says that it will stamp rows of the past."""
+        with self._open():
+            self.connection.execute("select 1")
+            self._wait()
+            self.statements()
+
+    def undone(self) -> None:
+        with self._open():
+            self.statements()
+            self._wait(0.2)
+            raise psycopg.Rollback
+
+    def partly_undone(self) -> None:
+        with self._open():
+            self.statement()
+            kept = self.changed
+            with self.connection.transaction():
+                self.statements()
+                raise psycopg.Rollback
+            self.changed = kept
+            self.statement()
+
+    def prepared(self) -> None:
+        """Two-phase commit: between the phases the transaction belongs to no session."""
+        name = f"drill_{self.rng.getrandbits(60)}"
+        with self._open():
+            self.statements()
+            self.connection.execute(f"prepare transaction '{name}'")
+        self._wait()
+        end = self.rng.choices(("commit", "rollback"), (4, 1))[0]
+        self.connection.execute(f"{end} prepared '{name}'")
+
+    def reshape(self) -> None:
+        """Add a column to `shapes` and fill some of it, or drop the newest."""
+        shapes = next((spec for spec in self.specs if spec.table == "shapes"), None)
+        if shapes is None:
+            return
+        query = "select max(attname) from pg_attribute where attrelid = 'shapes'::regclass and attname like 'extra%'"
+        newest = self.connection.execute(query).fetchone()[0]  # type: ignore[index]
+        with self._open():
+            if newest and self.rng.random() < 0.3:
+                self.connection.execute(f"alter table shapes drop column {newest}")
+                return
+            column = f"extra_{time.time_ns()}"  # never a name of the past: raw keeps what a dropped column held
+            self.connection.execute(f"alter table shapes add column {column} text")
+            self._do(
+                f"update {{t}} set {column} = 'x', updated_at = now() where {self.IN_SLICE}", shapes, **self._slice()
+            )
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        before = self.changed
+        self.connection.autocommit = False
+        try:
+            with suppress(psycopg.Rollback):
+                yield
+                self.connection.commit()
+        except BaseException:
+            self.changed = before
+            raise
+        finally:
+            if not self.connection.closed:
+                self.connection.rollback()
+                self.connection.autocommit = True
+
+    def _wait(self, longest: float = 2.0) -> None:
+        time.sleep(self.rng.uniform(0.05, longest))
+
+
+WAYS = {
+    Writer.at_once: 12, Writer.late: 3, Writer.idle: 2, Writer.undone: 1, Writer.partly_undone: 2,
+    Writer.prepared: 0.5, Writer.reshape: 0.7,
+}  # fmt: skip
+"""How transactions begin, wait and end, and how often."""
+
+
+def fill(dsn: str, specs: list[TableSpec]) -> int:
+    """Give every table its first rows; returns their number."""
+    with psycopg.connect(dsn, options=BERLIN, autocommit=True) as connection:
+        changed = 0
+        for spec in specs:
+            count, body = (BLOB_PAIRS, BLOB) if spec.table == "blobs" else (PAIRS, "null")
+            query = f"""
+                insert into {spec.table} (pair, half, amount, body, updated_at)
+                select pair, half, (1 - 2 * half) * pair, {body}, now() - interval '1 hour'
+                from generate_series(1, {count}) as pair cross join (values (0), (1)) as halves (half)"""
+            changed += connection.execute(query).rowcount  # type: ignore[arg-type]
+    return changed
+
+
+def write(dsn: str, specs: list[TableSpec], seed: str, changes: SynchronizedArray, slot: int) -> None:
+    """The body of a writer process: write until SIGTERM, through restarts of the server."""
+    going = True
+
+    def stop(_: int, __: FrameType | None) -> None:
+        nonlocal going
+        going = False
+
+    signal.signal(signal.SIGTERM, stop)
+    rng = random.Random(seed)
+    ways, weights = list(WAYS), list(WAYS.values())
+    while going:
+        # Cut off, deadlocked, refused a lock: the application tries something else.
+        with suppress(psycopg.OperationalError), psycopg.connect(dsn, options=BERLIN, autocommit=True) as connection:
+            writer = Writer(connection, rng, specs)
+            while going:
+                before = writer.changed
+                rng.choices(ways, weights)[0](writer)
+                changes[slot] += writer.changed - before
+                time.sleep(rng.expovariate(20))
+        time.sleep(0.02)
