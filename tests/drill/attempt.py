@@ -31,6 +31,7 @@ from psycopg.pq import ExecStatus, TransactionStatus
 
 from include import tasks
 from include.errors import TransientError
+from include.extract import stream
 from include.local.databases import SOURCE, WAREHOUSE
 from tests.drill.proxy import Proxy
 from tests.drill.world import MODELS_DIR, SIDES, USERS, World
@@ -166,8 +167,9 @@ class Attempt:
         self._reach("after", name)
 
     def _trace(self) -> None:
-        """Make a step of every statement, COPY, begin, commit and rollback of psycopg, and of setting a Variable."""
+        """Make a step of every statement, COPY, begin, commit and rollback, and of setting a Variable."""
         execute, copy, command, store = Cursor.execute, Cursor.copy, BaseConnection._exec_command, self.world.store
+        enter, blocks = stream._Reader.__enter__, stream._Reader.__iter__
 
         def traced_execute(cursor: Cursor, query: Any, *args: Any, **kwargs: Any) -> Any:
             with self._step(statement_name(cursor.connection, query)):
@@ -181,6 +183,17 @@ class Attempt:
                 yield blocks
                 self._reach("at the end of", name)
 
+        def traced_enter(reader: Any) -> Any:
+            with self._step(statement_name(reader._connection, reader._query)):
+                return enter(reader)
+
+        def traced_blocks(reader: Any) -> Iterator[bytes]:
+            name = statement_name(reader._connection, reader._query)
+            for block in blocks(reader):
+                self._reach("inside", name)
+                yield block
+            self._reach("at the end of", name)
+
         def traced_command(connection: BaseConnection, query: Any, *args: Any, **kwargs: Any) -> Any:
             with self._step(statement_name(connection, query)):
                 return (yield from command(connection, query, *args, **kwargs))
@@ -191,6 +204,8 @@ class Attempt:
 
         replace(Cursor, "execute", traced_execute)
         replace(Cursor, "copy", traced_copy)
+        replace(stream._Reader, "__enter__", traced_enter)
+        replace(stream._Reader, "__iter__", traced_blocks)
         replace(BaseConnection, "_exec_command", traced_command)
         replace(tasks, "Variable", SimpleNamespace(get=store.get, set=set_variable))
 
@@ -252,10 +267,10 @@ def _terminate(side: str) -> Strike:
 
 def _stop(side: str) -> Strike:
     def strike(attempt: Attempt, fault: Fault) -> None:
-        attempt.world.kill_server(side)
+        pid = attempt.world.kill_server(side)
         if not fault.delay:
-            attempt.world.wait_until_down(side)
-        attempt.tell(struck=fault.kind, step=fault.step, down=side)
+            attempt.world.wait_until_down(side, pid)
+        attempt.tell(struck=fault.kind, step=fault.step, down=side, pid=pid)
 
     return strike
 

@@ -233,7 +233,7 @@ class Runs:
         if message["struck"] == "kill -9":
             self.tally.killed_at[f"{attempt.task}: {message['step']}"] += 1
         if "down" in message:
-            self.world.wait_until_down(message["down"])
+            self.world.wait_until_down(message["down"], message["pid"])
             self.world.revive(message["down"])
         if message["struck"] == "freeze":
             os.waitpid(pid, os.WUNTRACED)

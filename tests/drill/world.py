@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -118,17 +119,23 @@ class World:
             except psycopg.OperationalError:
                 self.revive(side)
 
-    def kill_server(self, side: str) -> None:
-        """What `pg_ctl stop -m immediate` does: no checkpoint, no goodbye."""
-        pid = self.servers[side].data_dir / "postmaster.pid"
+    def kill_server(self, side: str) -> int | None:
+        """What `pg_ctl stop -m immediate` does: no checkpoint, no goodbye. The process it was, None if it was down."""
         try:
-            os.kill(int(pid.read_text().split()[0]), signal.SIGQUIT)
+            pid = self._postmaster(side)
+            os.kill(pid, signal.SIGQUIT)
+            return pid
         except (FileNotFoundError, ProcessLookupError, IndexError):
-            pass  # another task was faster
+            return None  # another task was faster
 
-    def wait_until_down(self, side: str) -> None:
-        while self.servers[side].is_running():
-            time.sleep(0.005)
+    def wait_until_down(self, side: str, pid: int | None) -> None:
+        """Until the server that was this process is gone; the oracle may have started the next one meanwhile."""
+        with suppress(FileNotFoundError, IndexError):
+            while pid == self._postmaster(side) and self.servers[side].is_running():
+                time.sleep(0.005)
+
+    def _postmaster(self, side: str) -> int:
+        return int((self.servers[side].data_dir / "postmaster.pid").read_text().split()[0])
 
     def revive(self, side: str) -> None:
         """Start a server that was stopped; a second stop in the middle of its start is survived as well."""
@@ -137,7 +144,6 @@ class World:
                 self.servers[side].start()
                 return
             except LocalError:
-                self.wait_until_down(side)
                 time.sleep(0.1)
         self.servers[side].start()
 
