@@ -147,6 +147,34 @@ def test_columns_that_raw_does_not_have_yet_are_left_to_the_next_run(pipeline: P
     pipeline.assert_equal("id, amount, updated_at, note")
 
 
+def test_columns_left_out_hashed_or_cast_are_compared_as_they_are_extracted(pipeline: Pipeline) -> None:
+    pipeline.app.execute("alter table orders add email text, add phone text, add tags int[]")
+    pipeline.app.execute(
+        "insert into orders values (1, 1, '2026-01-01', 'a@b', '1', '{1}'), (2, 2, '2026-01-01', null, null, null)"
+    )
+    spec = pipeline.spec(columns={"email": "hash", "phone": "omit", "tags": "text"}, deletes="soft")
+    pipeline.run(spec)
+    assert counts(compare(pipeline, spec)) == {}
+    pipeline.app.execute("update orders set phone = '2'")
+    assert counts(compare(pipeline, spec)) == {}
+    pipeline.warehouse.execute("update raw_shop.orders set email = 'a@b' where id = 1")
+    report = compare(pipeline, spec)
+    assert counts(report) == {"differing": 1} and "a@b" not in str(report)
+    repair(pipeline.source, pipeline.warehouse, spec, report, "r1")
+    assert counts(compare(pipeline, spec)) == {}
+
+
+def test_a_hashed_key_falls_into_the_same_buckets(pipeline: Pipeline) -> None:
+    pipeline.app.execute("create table people (email text primary key, updated_at timestamptz not null)")
+    pipeline.app.execute("insert into people select 'p' || n, '2026-01-01' from generate_series(1, 2000) n")
+    spec = pipeline.spec("people", key=["email"], columns={"email": "hash"}, deletes="soft")
+    pipeline.run(spec)
+    assert pipeline.run(spec).rows_extracted == 0
+    pipeline.app.execute("delete from people where email = 'p7'")
+    assert pipeline.run(spec).rows_deleted == 1
+    assert counts(compare(pipeline, spec)) == {}
+
+
 def test_an_append_table_is_compared_by_its_keys(pipeline: Pipeline) -> None:
     spec = pipeline.spec(mode="append")
     pipeline.app.execute("insert into orders values (1, 1, '2026-01-01'), (2, 2, '2026-01-01')")
