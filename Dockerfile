@@ -50,7 +50,7 @@ COPY plugins plugins
 COPY include include
 COPY dags dags
 USER 50000:0
-HEALTHCHECK --interval=15s --timeout=10s --start-period=90s --retries=4 CMD ["python", "/opt/airflow/healthcheck.py"]
+HEALTHCHECK --interval=15s --timeout=20s --start-period=90s --retries=4 CMD ["python", "/opt/airflow/healthcheck.py"]
 # Last, because every commit changes them.
 ARG VERSION=dev
 ARG REVISION=unknown

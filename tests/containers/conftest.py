@@ -23,7 +23,7 @@ from include.dotenv import complete_env_file, parse_env_file
 from include.local.environment import ROOT
 
 DAG_ID = "elt_pipeline"
-PATIENCE_SECONDS = 420
+PATIENCE_SECONDS = 600
 CANARY_EMAIL = "canary.7f3a91@example.com"
 
 ROLES = {
