@@ -92,7 +92,8 @@ def _changes(warehouse: Connection, spec: TableSpec, found: Examined) -> list[st
     if not columns_of(warehouse, spec.raw_schema, spec.table):
         return [f"create table {relation_text(spec.raw_schema, spec.table)} with {len(found.columns)} columns"]
     gone = [f"{name} is gone from the source: kept in raw, NULL from now on" for name in found.drift.gone]
-    return found.drift.statements(spec) + gone
+    rewritten = [f"{name} was rewritten in the source: every row is read" for name in found.drift.rewritten]
+    return found.drift.statements(spec) + gone + rewritten
 
 
 def _missing_index(source: Connection, spec: TableSpec, cursor: str) -> list[str]:

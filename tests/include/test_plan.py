@@ -142,3 +142,10 @@ def test_a_gap_is_shown_with_the_rewind_that_closes_it(pipeline: Pipeline) -> No
     pipeline.warehouse.execute("delete from _elt.load_ledger where run_id = 'r1'")
     (gap,) = said(plan(pipeline, spec), "gap")
     assert "no load in the ledger read updated_at from 20" in gap and "make rewind TABLE=shop.orders TO=20" in gap
+
+
+def test_a_rewritten_column_is_said_to_cost_a_whole_read(pipeline: Pipeline) -> None:
+    pipeline.run(pipeline.spec())
+    pipeline.app.execute("alter table orders alter amount type numeric(12,4)")
+    made = plan(pipeline, pipeline.spec())
+    assert said(made, "schema") == ["amount was rewritten in the source: every row is read"]
