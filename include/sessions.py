@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import psycopg
 from psycopg import IsolationLevel, sql
+from psycopg.pq import TransactionStatus
 
 from include.sql import statement
 
@@ -41,7 +42,8 @@ def snapshot(connection: Connection) -> Iterator[None]:
         with connection.transaction():
             yield
     finally:
-        if not connection.closed:
+        # Elsewhere it cannot be changed, and saying so would hide why the block failed.
+        if connection.info.transaction_status == TransactionStatus.IDLE:
             connection.isolation_level = None
 
 

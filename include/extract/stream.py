@@ -138,6 +138,8 @@ class _Reader:
     def _check(self, result: PGresult | None, wanted: ExecStatus) -> None:
         if result is None or result.status != wanted:
             self._is_over = True
+            while result and self._result():
+                pass  # only then is the session at rest, and can roll back
             if result is None:
                 raise errors.OperationalError("the source ended the session in the middle of a COPY")
             raise errors.error_from_result(result, self._connection.info.encoding)

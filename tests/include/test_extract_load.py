@@ -230,6 +230,19 @@ def _terminate_when_sleeping(killer: psycopg.Connection, pid: int) -> None:
     killer.execute("select pg_terminate_backend(%s)", (pid,))
 
 
+def test_a_read_that_is_refused_says_why_and_leaves_the_session_at_rest(pipeline: Pipeline) -> None:
+    spec, horizon = pipeline.spec(), pipeline.horizon()
+    pipeline.app.execute(
+        "drop role if exists hidden_from; create role hidden_from; grant select on orders to hidden_from"
+    )
+    pipeline.app.execute("alter table orders enable row level security")
+    pipeline.source.execute("set role hidden_from")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security"):
+        pipeline.extract(spec, horizon=horizon)
+    assert pipeline.source.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+    pipeline.app.execute("drop owned by hidden_from; drop role hidden_from")
+
+
 def test_what_is_staged_survives_a_crash_whatever_the_servers_default(pipeline: Pipeline) -> None:
     database = sql.Identifier(pipeline.warehouse.info.dbname)
     pipeline.warehouse.execute(sql.SQL("alter database {} set synchronous_commit = off").format(database))
