@@ -70,10 +70,10 @@ def row_security_on() -> None:
 ONE_RUN, TWO_RUNS = {"one_run": 1.0}, {"two_runs": 1.0}
 
 MUTANTS = {
-    "cursor at max(updated_at)": Plan(40, ("orders",), ONE_RUN, {}, 0, cursor_at_max),
-    "horizon after the snapshot": Plan(40, ("orders", "shapes"), ONE_RUN, {}, 0, horizon_after_snapshot),
-    "no version guard": Plan(40, ("orders", "shapes"), TWO_RUNS, {"pause": 1.0}, 0.7, no_version_guard),
-    "mark written before the commit": Plan(40, ("orders",), ONE_RUN, {"kill -9": 1.0}, 0.7, mark_before_commit),
-    "row-level policy hides rows": Plan(40, ("orders",), {"hidden_rows": 1.0}, {}, 0, row_security_on),
+    "cursor at max(updated_at)": Plan(120, ("orders",), ONE_RUN, {}, 0, cursor_at_max),
+    "horizon after the snapshot": Plan(120, ("orders", "shapes"), ONE_RUN, {}, 0, horizon_after_snapshot),
+    "no version guard": Plan(120, ("orders", "shapes"), TWO_RUNS, {"pause": 1.0}, 0.7, no_version_guard),
+    "mark written before the commit": Plan(120, ("orders",), ONE_RUN, {"kill -9": 1.0}, 0.7, mark_before_commit),
+    "row-level policy hides rows": Plan(120, ("orders",), {"hidden_rows": 1.0}, {}, 0, row_security_on),
 }
 """By name: a schedule in which the mutant shows soon. It ends with the first violation."""

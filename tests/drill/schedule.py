@@ -158,16 +158,14 @@ class Schedule:
 
     async def hidden_rows(self) -> None:
         """A row-level policy appears in the source: the run has to say so, and not to go on without the rows."""
-        table = self.rng.choice(self.specs).table
-        refusal = "row-level security"
+        await self.runs.end()  # a zombie may hold a lock on the table
+        table, refusal = self.rng.choice(self.specs).table, "row-level security"
+        alter = f"set lock_timeout = '5s'; alter table {table} {{}} row level security"
+        self.world.ask(SOURCE, lambda connection: connection.execute(alter.format("enable")))
         self.runs.expected_refusals.add(refusal)
-        self.world.ask(
-            SOURCE, lambda c: c.execute(f"set lock_timeout = '5s'; alter table {table} enable row level security")
-        )
         await self.one_run()
-        self.world.ask(
-            SOURCE, lambda c: c.execute(f"set lock_timeout = '5s'; alter table {table} disable row level security")
-        )
+        await self.runs.end()
+        self.world.ask(SOURCE, lambda connection: connection.execute(alter.format("disable")))
         self.runs.expected_refusals.discard(refusal)
 
     async def _later(self, scene: Callable[[], Awaitable[None]]) -> None:

@@ -112,12 +112,14 @@ class World:
 
     def ask(self, side: str, question: Callable[[psycopg.Connection], Answer]) -> Answer:
         """The answer of a question asked as superuser, again where the server was just stopped."""
-        while True:
+        for _ in range(10):
             try:
                 with self.admin(side) as connection:
                     return question(connection)
-            except psycopg.OperationalError:
+            except psycopg.OperationalError as error:
+                failed = error
                 self.revive(side)
+        raise failed
 
     def kill_server(self, side: str) -> int | None:
         """What `pg_ctl stop -m immediate` does: no checkpoint, no goodbye. The process it was, None if it was down."""
