@@ -70,7 +70,8 @@ class TableSpec(BaseModel):
     @classmethod
     def _parse_overlap(cls, value: Any) -> timedelta:
         seconds = parse_seconds(value) if isinstance(value, str) else None
-        if seconds is None or seconds < 0:
+        # Never none: a transaction shows among the sessions a moment after it took its timestamp.
+        if seconds is None or seconds <= 0:
             raise ValueError(f"overlap is {value!r}, write a duration such as '1 minute' or '2 hours'")
         return timedelta(seconds=seconds)
 

@@ -51,6 +51,7 @@ def test_an_entry_becomes_a_spec(models: Path) -> None:
         ("key: [id], cursor: u, mode: append, deletes: soft", "deletes 'soft' needs", "`mode: incremental` or `full`"),
         ("mode: full, deletes: soft", "deletes 'soft' needs `key:`", "append never changes a row"),
         ("key: [id], cursor: u, overlap: soon", "overlap is 'soon'", "such as '1 minute'"),
+        ("key: [id], cursor: u, overlap: 0 seconds", "overlap is '0 seconds'", "such as '1 minute'"),
         ("key: [id], cursor: u, cursor_zone: Mars", "cursor_zone 'Mars' is no time zone", "IANA name"),
         ("key: [id], cursor: u, cursor_zone: UTC", "without a time zone", "`overlap: 1 hour`"),
         ("key: [id], cursor: u, columns: {u: hash}", "cursor 'u' is read as it is", "remove it from `columns:`"),
