@@ -117,10 +117,8 @@ class _Reader:
                 yield bytes(gathered)
                 gathered.clear()
         result = self._result()
-        self._is_over = True
-        while self._result():
-            pass
         self._check(result, ExecStatus.COMMAND_OK)
+        self._finish()
         self.rows = result.command_tuples if result and result.command_tuples is not None else -1
         if gathered:
             yield bytes(gathered)
@@ -135,11 +133,15 @@ class _Reader:
             self._wait()
         return self._connection.pgconn.get_result()
 
+    def _finish(self) -> None:
+        """Take what else there is, so that the session can be asked again."""
+        while self._result():
+            pass
+        self._is_over = True
+
     def _check(self, result: PGresult | None, wanted: ExecStatus) -> None:
         if result is None or result.status != wanted:
-            self._is_over = True
-            while result and self._result():
-                pass  # only then is the session at rest, and can roll back
+            self._finish()
             if result is None:
                 raise errors.OperationalError("the source ended the session in the middle of a COPY")
             raise errors.error_from_result(result, self._connection.info.encoding)
