@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
 import structlog
 from psycopg import sql
+from psycopg.errors import WrongObjectType
 from psycopg.rows import class_row
 
 from include.batch import Batch, Horizon, Window
 from include.buckets import WHOLE, Buckets
-from include.catalog import Column, relation_of, source_columns
+from include.catalog import Column, source_columns
 from include.drift import Drift, examine, shape_of
 from include.errors import TerminalError, TransientError
 from include.extract.deletes import differing_buckets
@@ -141,11 +143,13 @@ def _follow(warehouse: Connection, spec: TableSpec, drift: Drift, window: Window
 
 
 def take_snapshot(source: Connection, spec: TableSpec) -> _Snapshot:
-    """Lock the table, then take the snapshot: after it, a TRUNCATE or rewrite would make the table look empty to us."""
+    """Lock the table, then take the snapshot: after it, a TRUNCATE or rewrite would make the table look empty to us.
+
+    Has to come first in its transaction: any query before the lock, of the catalog too, would take the snapshot.
+    """
     relation = sql.Identifier(spec.schema_name, spec.identifier)
-    # The server locks no others; a materialised view's refresh does not hide its rows from older snapshots.
-    found = relation_of(source, spec)
-    if found and found[1] in ("r", "p", "v"):
+    # What the server does not lock: foreign tables, and materialised views, whose refresh hides no row from us.
+    with suppress(WrongObjectType), source.transaction():
         source.execute(sql.SQL("lock table {} in access share mode").format(relation))
     with source.cursor(row_factory=class_row(_Snapshot)) as cursor:
         seen = cursor.execute(statement("snapshot")).fetchone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -71,7 +72,7 @@ def test_a_row_that_commits_after_the_run_is_not_lost(pipeline: Pipeline) -> Non
     late.execute("insert into orders values (1, 1)")
     late.execute("select pg_sleep(0.01)")
     insert(pipeline, 2)
-    spec = pipeline.spec(overlap="0 seconds")
+    spec = pipeline.spec(overlap="0.001 seconds")
     pipeline.run(spec)
     late.commit()
     pipeline.run(spec)
@@ -97,7 +98,7 @@ def test_the_mark_never_goes_back(pipeline: Pipeline) -> None:
 
 
 def test_after_a_clock_that_stepped_back_rows_are_read_from_the_earlier_horizon(pipeline: Pipeline) -> None:
-    spec = pipeline.spec(overlap="0 seconds")
+    spec = pipeline.spec(overlap="0.001 seconds")
     first = pipeline.run(spec)
     pipeline.run(spec, horizon=replace(pipeline.horizon(), at=first.mark - DAY))
     insert(pipeline, 1, at="now() - interval '6 hours'")
@@ -404,6 +405,21 @@ def test_a_truncate_while_the_table_is_read_does_not_empty_the_snapshot(pipeline
         take_snapshot(pipeline.source, pipeline.spec())
         with pytest.raises(psycopg.errors.LockNotAvailable):
             pipeline.app.execute("truncate orders")
+
+
+def test_a_truncate_that_commits_while_the_lock_is_waited_for_is_seen_whole(pipeline: Pipeline) -> None:
+    """A snapshot taken before the lock would show neither the old rows nor the new ones."""
+    insert(pipeline, 1, 2)
+    waiting = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and pid = %s"
+    with psycopg.connect(pipeline.source_dsn) as writer, ThreadPoolExecutor(1) as beside:
+        writer.execute("truncate orders; insert into orders values (3, 3, now() - interval '9 days')")
+        batch = beside.submit(pipeline.extract, pipeline.spec())
+        while pipeline.app.execute(waiting, (pipeline.source.info.backend_pid,)).fetchone() is None:
+            assert not batch.done()
+        writer.commit()
+        assert batch.result().rows_extracted == 1
+    pipeline.load(pipeline.spec(), batch.result())
+    pipeline.assert_equal()
 
 
 def test_a_prepared_transaction_lets_rows_land_and_holds_the_mark(pipeline: Pipeline) -> None:
