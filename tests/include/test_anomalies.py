@@ -1,0 +1,148 @@
+"""What a source can look like that would lose rows: each is refused, waited for or said, on real servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+from structlog.testing import capture_logs
+
+from include.errors import TerminalError
+from include.extract.horizon import read_horizon
+from include.load import publish
+from include.local.servers import EmbeddedPostgres
+from include.sessions import pin
+from tests.conftest import Postgres
+from tests.include.conftest import Pipeline
+
+
+@pytest.fixture
+def standby(postgres: Postgres, folder: Path) -> Iterator[EmbeddedPostgres]:
+    """A hot standby of the server, made as a person would make one."""
+    primary, data_dir = postgres.server, folder / "standby"
+    with (primary.data_dir / "pg_hba.conf").open("a") as file:
+        file.write("local replication postgres trust\n")
+    with psycopg.connect(primary.superuser_dsn("postgres"), autocommit=True) as connection:
+        connection.execute("select pg_reload_conf()")
+    data_dir.mkdir(mode=0o700)
+    primary._make_private(data_dir)
+    place = ("-h", str(primary.socket_dir), "-p", str(primary.port), "-U", "postgres")
+    primary._run("pg_basebackup", "--write-recovery-conf", "--checkpoint=fast", *place, data_dir=data_dir)
+    with EmbeddedPostgres(data_dir) as server:
+        yield server
+        server.remove()
+
+
+def test_a_hot_standby_is_refused_with_the_alternative(standby: EmbeddedPostgres) -> None:
+    with psycopg.connect(standby.superuser_dsn("postgres")) as connection:
+        with pytest.raises(TerminalError, match="'shop' is a hot standby.* point AIRFLOW_CONN_SHOP at the primary"):
+            read_horizon(pin(connection, read_only=True), "shop")
+
+
+def test_a_session_that_sits_in_a_transaction_is_named_with_pid_application_and_age(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    idle = psycopg.connect(pipeline.source_dsn, application_name="forgotten report")
+    idle.execute("select 1")
+    monkeypatch.setattr("include.extract.horizon.WORTH_NAMING", timedelta())
+    with capture_logs() as logs:
+        held_by = pipeline.horizon().held_by
+    assert held_by is not None and held_by.startswith(f"pid {idle.info.backend_pid} (postgres, forgotten report), in a")
+    assert any(line["log_level"] == "warning" and line.get("held_by") == held_by for line in logs)
+    pipeline.app.execute("insert into orders values (1, 1)")
+    pipeline.run(pipeline.spec())
+    pipeline.assert_equal()
+    idle.close()
+
+
+def test_a_transaction_that_has_not_written_yet_holds_the_mark(pipeline: Pipeline) -> None:
+    """It has no transaction number, and will still stamp its rows with its start."""
+    late = psycopg.connect(pipeline.source_dsn)
+    late.execute("select 1")
+    spec = pipeline.spec(overlap="0 seconds")
+    pipeline.run(spec)
+    late.execute("insert into orders values (1, 1)")
+    late.commit()
+    pipeline.run(spec)
+    pipeline.assert_equal()
+
+
+@pytest.fixture
+def reader(pipeline: Pipeline) -> Iterator[Pipeline]:
+    """The source read by a role that may see sessions, and nothing else."""
+    name = f"reader_{pipeline.app.info.dbname}"
+    pipeline.app.execute(f"create role {name}; grant pg_read_all_stats to {name}")
+    pipeline.source.execute(f"set session authorization {name}")
+    yield pipeline
+    pipeline.source.close()
+    pipeline.app.execute(f"drop owned by {name}; drop role {name}")
+
+
+def test_a_role_that_may_not_read_a_table_is_refused_with_the_grant(reader: Pipeline) -> None:
+    with pytest.raises(TerminalError, match='run on the source: grant select on "public"."orders" to') as raised:
+        reader.extract(reader.spec())
+    assert reader.raw("select count(*) from _elt.extraction") == [(0,)]
+    role = f"reader_{reader.app.info.dbname}"
+    reader.app.execute(f"{str(raised.value).split('run on the source: ')[1].rsplit(' to ', 1)[0]} to {role}")
+    reader.run(reader.spec())
+
+
+def test_a_row_level_policy_raises_instead_of_hiding_rows(reader: Pipeline) -> None:
+    reader.app.execute("insert into orders values (1, 1), (2, 2)")
+    reader.app.execute(f"grant select on orders to reader_{reader.app.info.dbname}")
+    reader.app.execute("create policy few on orders using (id = 1); alter table orders enable row level security")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level security policy"):
+        reader.extract(reader.spec())
+    assert reader.raw("select count(*) from _elt.load_ledger") == [(0,)]
+
+
+def test_rows_on_the_mark_itself_are_read_again(pipeline: Pipeline) -> None:
+    spec = pipeline.spec(overlap="0 seconds")
+    mark = pipeline.run(spec).mark
+    pipeline.app.execute("insert into orders values (1, 1, %s), (2, 2, %s)", (mark, mark))
+    assert pipeline.run(spec).rows_inserted == 2
+
+
+@pytest.mark.parametrize("cursor", ["infinity", "2999-01-01"])
+def test_a_cursor_in_the_future_lands_and_does_not_pull_the_mark(pipeline: Pipeline, cursor: str) -> None:
+    spec = pipeline.spec()
+    pipeline.run(spec)
+    pipeline.app.execute("insert into orders values (1, 1, %s)", (cursor,))
+    with capture_logs() as logs:
+        result = pipeline.run(spec)
+    assert result.mark is not None and result.mark <= pipeline.horizon().read_at
+    assert any(line["event"].startswith("rows carry a cursor in the future") and line["rows"] == 1 for line in logs)
+    pipeline.assert_equal()
+    pipeline.app.execute("update orders set amount = 2, updated_at = now()")
+    pipeline.run(spec)
+    pipeline.assert_equal()
+
+
+def test_a_cursor_of_minus_infinity_arrives_with_the_first_load(pipeline: Pipeline) -> None:
+    pipeline.app.execute("insert into orders values (1, 1, '-infinity')")
+    pipeline.run(pipeline.spec())
+    pipeline.assert_equal()
+
+
+def test_a_reader_sees_raw_before_or_after_a_load_never_between(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = pipeline.spec(mode="full", key=[], cursor=None)
+    pipeline.app.execute("insert into orders select n, n from generate_series(1, 100) n")
+    pipeline.run(spec)
+    pipeline.app.execute("delete from orders where id > 50")
+    reader = pipeline.connect_warehouse()
+    seen: list[int] = []
+
+    def look(*_: object) -> None:
+        seen.append(reader.execute("select count(*) from raw_shop.orders").fetchone()[0])  # type: ignore[index]
+
+    batch = pipeline.extract(spec)
+    record = publish._record
+    monkeypatch.setattr(publish, "_record", lambda *given: (look(), record(*given)))
+    pipeline.load(spec, batch)
+    look()
+    assert seen == [100, 50]
