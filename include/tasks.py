@@ -29,8 +29,14 @@ log = structlog.get_logger(__name__)
 
 WAREHOUSE = "warehouse"
 
-REFUSALS = (psycopg.ProgrammingError, psycopg.DataError, psycopg.IntegrityError, psycopg.NotSupportedError)
-"""What a server says to a statement that it will refuse again: a missing privilege, a value out of range."""
+REFUSALS = (
+    psycopg.ProgrammingError,
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.NotSupportedError,
+    psycopg.errors.ProgramLimitExceeded,
+)
+"""What a server says to a statement that it will refuse again: a missing privilege, a value or a row too large."""
 
 
 @task(task_id="horizon")

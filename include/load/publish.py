@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 import structlog
 from psycopg import errors, sql
@@ -83,8 +84,12 @@ def load_batch(connection: Connection, spec: TableSpec, batch: Batch) -> LoadRes
         newer = _newer_loads(connection, spec, batch)
         load = _Load(spec, batch, _staged_columns(connection, spec, batch), _next_loaded_at(connection, spec))
         raw = raw_columns(connection, spec)
-        if raw:
-            counts = _merge(connection, load, raw, newer)
+        if raw and any(_covers(other, batch) for other in newer):
+            log.info("a newer load has read all that this one did: nothing to add", table=spec.name)
+            connection.execute(sql.SQL("drop table {}").format(load.staging))
+            counts = _Counts()
+        elif raw:
+            counts = _merge(connection, load, raw, [other.loaded_at for other in newer])
         else:
             _refuse_a_part_as_the_whole(connection, load)
             counts = _adopt(connection, load)
@@ -102,8 +107,8 @@ def _find_load(connection: Connection, batch: Batch) -> LoadResult | None:
         return cursor.execute(statement("find_load"), {"extraction_id": batch.extraction_id}).fetchone()
 
 
-def _newer_loads(connection: Connection, spec: TableSpec, batch: Batch) -> list[datetime]:
-    """`_loaded_at` of loads whose snapshot is newer than the batch's: their rows must not be replaced.
+def _newer_loads(connection: Connection, spec: TableSpec, batch: Batch) -> list[Any]:
+    """Loads whose snapshot is newer than the batch's: their rows must not be replaced.
 
     Raises:
         TerminalError: a later attempt of the same run has loaded: this one is a zombie.
@@ -116,7 +121,17 @@ def _newer_loads(connection: Connection, spec: TableSpec, batch: Batch) -> list[
             f"{spec.name}: a later attempt of run {batch.run_id} has already loaded; this one stops without a change"
         )
     mine = (batch.snapshot_xmax, -batch.snapshot_running)
-    return [load.loaded_at for load in loads if (load.snapshot_xmax, -load.snapshot_running) > mine]
+    return [load for load in loads if (load.snapshot_xmax, -load.snapshot_running) > mine]
+
+
+def _covers(newer: Any, batch: Batch) -> bool:
+    """Whether a load of a newer snapshot read everything that the batch did.
+
+    What it found unchanged, or not at all, carries no stamp that would keep the batch from bringing back its version.
+    """
+    if newer.mode in ("first", "full"):
+        return True
+    return newer.mode == "incremental" and batch.window_start is not None and newer.window_start <= batch.window_start
 
 
 def _staged_columns(connection: Connection, spec: TableSpec, batch: Batch) -> tuple[Column, ...]:

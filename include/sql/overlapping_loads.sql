@@ -3,6 +3,8 @@ select
     load_id,
     run_id,
     extraction_id,
+    mode,
+    window_start,
     snapshot_xmax,
     snapshot_running,
     loaded_at

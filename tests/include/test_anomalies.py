@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
 from structlog.testing import capture_logs
 
+from include.batch import Window
 from include.errors import TerminalError
 from include.extract.horizon import read_horizon
 from include.load import publish
@@ -62,7 +63,7 @@ def test_a_transaction_that_has_not_written_yet_holds_the_mark(pipeline: Pipelin
     """It has no transaction number, and will still stamp its rows with its start."""
     late = psycopg.connect(pipeline.source_dsn)
     late.execute("select 1")
-    spec = pipeline.spec(overlap="0 seconds")
+    spec = pipeline.spec(overlap="0.001 seconds")
     pipeline.run(spec)
     late.execute("insert into orders values (1, 1)")
     late.commit()
@@ -100,7 +101,7 @@ def test_a_row_level_policy_raises_instead_of_hiding_rows(reader: Pipeline) -> N
 
 
 def test_rows_on_the_mark_itself_are_read_again(pipeline: Pipeline) -> None:
-    spec = pipeline.spec(overlap="0 seconds")
+    spec = pipeline.spec(overlap="0.001 seconds")
     mark = pipeline.run(spec).mark
     pipeline.app.execute("insert into orders values (1, 1, %s), (2, 2, %s)", (mark, mark))
     assert pipeline.run(spec).rows_inserted == 2
@@ -146,3 +147,25 @@ def test_a_reader_sees_raw_before_or_after_a_load_never_between(
     pipeline.load(spec, batch)
     look()
     assert seen == [100, 50]
+
+
+def test_a_transaction_of_another_database_does_not_hold_the_mark(pipeline: Pipeline) -> None:
+    with psycopg.connect(pipeline.warehouse_dsn) as elsewhere:
+        elsewhere.execute("select now()")
+        horizon = pipeline.horizon()
+    assert horizon.at == horizon.read_at
+
+
+def test_a_cursor_without_a_zone_is_compared_in_the_declared_one(pipeline: Pipeline) -> None:
+    """Writers stamp local time. The hour that comes twice in autumn is covered by the overlap."""
+    pipeline.app.execute("create table local_times (id int primary key, updated_at timestamp not null)")
+    pipeline.app.execute("set timezone to 'Europe/Berlin'")
+    spec = pipeline.spec("local_times", cursor_zone="Europe/Berlin", overlap="1 hour")
+    pipeline.app.execute("insert into local_times values (1, now() - interval '3 days'), (2, now())")
+    pipeline.run(spec)
+    pipeline.app.execute("insert into local_times values (3, now() - interval '30 minutes'), (4, now())")
+    assert pipeline.run(spec).rows_inserted == 2
+    pipeline.assert_equal("id, updated_at", "local_times")
+    day = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=3)
+    window = Window("window", day - timedelta(days=1), day + timedelta(days=2), None)
+    assert pipeline.extract(spec, window=window).rows_extracted == 1

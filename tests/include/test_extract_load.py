@@ -143,6 +143,31 @@ def test_an_older_snapshot_never_replaces_a_newer_row(pipeline: Pipeline) -> Non
     pipeline.assert_equal()
 
 
+def test_an_older_snapshot_does_not_bring_back_what_a_newer_one_found_as_raw_has_it(pipeline: Pipeline) -> None:
+    """Changed and restored, cursor included: the newer load has nothing to write, and so leaves no stamp on the row."""
+    spec = pipeline.spec()
+    insert(pipeline, 1)
+    pipeline.run(spec)
+    was = pipeline.app.execute("select amount, updated_at from orders").fetchone()
+    pipeline.app.execute("update orders set amount = 7, updated_at = now()")
+    slow = pipeline.extract(spec, run_id="slow")
+    pipeline.app.execute("update orders set amount = %s, updated_at = %s", was)
+    assert pipeline.beside().run(spec, run_id="fast").rows_updated == 0
+    assert pipeline.load(spec, slow).rows_updated == 0
+    pipeline.assert_equal()
+
+
+def test_an_older_snapshot_does_not_replace_a_table_without_a_key(pipeline: Pipeline) -> None:
+    spec = pipeline.spec(mode="full", key=[], cursor=None)
+    insert(pipeline, 1)
+    pipeline.run(spec)
+    slow = pipeline.extract(spec, run_id="slow")
+    insert(pipeline, 2)
+    pipeline.beside().run(spec, run_id="fast")
+    pipeline.load(spec, slow)
+    pipeline.assert_equal()
+
+
 def test_a_newer_snapshot_replaces_what_an_older_one_loaded_first(pipeline: Pipeline) -> None:
     spec = pipeline.spec()
     insert(pipeline, 1)

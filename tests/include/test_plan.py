@@ -136,7 +136,7 @@ def test_missing_privileges_of_the_loader_come_with_the_grant(pipeline: Pipeline
 
 
 def test_a_gap_is_shown_with_the_rewind_that_closes_it(pipeline: Pipeline) -> None:
-    spec = pipeline.spec(overlap="0 seconds")
+    spec = pipeline.spec(overlap="0.001 seconds")
     for number in range(3):
         pipeline.run(spec, run_id=f"r{number}")
     pipeline.warehouse.execute("delete from _elt.load_ledger where run_id = 'r1'")

@@ -96,7 +96,7 @@ def test_runs_without_a_fault_leave_no_gap(pipeline: Pipeline) -> None:
 
 
 def test_lost_ledger_rows_are_a_gap_until_it_is_read_again(pipeline: Pipeline) -> None:
-    spec = pipeline.spec(overlap="0 seconds")
+    spec = pipeline.spec(overlap="0.001 seconds")
     marks = [pipeline.run(spec, run_id=f"r{number}").mark for number in range(4)]
     pipeline.warehouse.execute("delete from _elt.load_ledger where run_id in ('r1', 'r2')")
     assert ledger.gaps(pipeline.warehouse, spec) == [Gap(marks[0], marks[2])]
@@ -114,7 +114,7 @@ def test_a_lost_first_load_is_a_gap_from_the_beginning(pipeline: Pipeline) -> No
 
 
 def test_a_backfill_closes_a_gap_and_a_repair_does_not(pipeline: Pipeline) -> None:
-    spec = pipeline.spec(overlap="0 seconds")
+    spec = pipeline.spec(overlap="0.001 seconds")
     first, last = (pipeline.run(spec, run_id=f"r{number}").mark for number in range(2))
     assert first is not None and last is not None
     pipeline.run(spec, run_id="r2")
