@@ -107,8 +107,8 @@ class World:
         return f"postgresql://{USERS[side]}:drill@{HOST}:{port or self.ports[side]}/{side}"
 
     def admin(self, side: str) -> psycopg.Connection:
-        """A superuser's session, in autocommit mode; the oracle's, never the pipeline's."""
-        return psycopg.connect(self.admin_dsns[side], autocommit=True)
+        """A superuser's session, in autocommit mode, for the oracle alone. What it did survives a crash."""
+        return psycopg.connect(self.admin_dsns[side], autocommit=True, options="-c synchronous_commit=on")
 
     def ask(self, side: str, question: Callable[[psycopg.Connection], Answer]) -> Answer:
         """The answer of a question asked as superuser, again where the server was just stopped."""
