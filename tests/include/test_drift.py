@@ -285,6 +285,24 @@ def test_the_loader_changes_no_table_of_another(least: Pipeline, roles: Callable
         )
 
 
+@pytest.mark.parametrize(
+    ("trap", "type_name"),
+    [
+        ("alter table raw_shop.orders add check (raw_shop.mine(n))", "bigint"),
+        ("create index on raw_shop.orders (raw_shop.mine(n))", "bigint"),
+        ("alter table raw_shop.orders add m boolean generated always as (raw_shop.mine(n)) stored", "bigint"),
+        ("create domain raw_shop.own as bigint check (raw_shop.mine(value::int))", "raw_shop.own"),
+    ],
+)
+def test_the_loader_cannot_lend_itself_the_rights_of_the_function(least: Pipeline, trap: str, type_name: str) -> None:
+    """What the loader wrote must not run with the rights of the function's owner, who is dbt as well."""
+    mine = "create function raw_shop.mine(n int) returns boolean immutable language sql as 'select true'"
+    least.warehouse.execute(mine)
+    least.warehouse.execute(trap)
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="has code of its own"):
+        least.warehouse.execute("select _elt.change_column_type('raw_shop.orders', 'n', %s)", (type_name,))
+
+
 def test_without_the_function_a_view_stops_the_table_with_the_statements(
     least: Pipeline, roles: Callable[[str], psycopg.Connection]
 ) -> None:

@@ -48,6 +48,15 @@ begin
     if not (select pg_has_role(session_user, relowner, 'usage') from pg_class where oid = relation) then
         raise 'table % does not belong to %', relation, session_user using errcode = 'insufficient_privilege';
     end if;
+    -- Rewriting the table would run its owner's functions with the rights of this one's owner.
+    if not exists (select from pg_type where oid = to_regtype(type_name) and typnamespace = 'pg_catalog'::regnamespace)
+        or exists (select from pg_constraint where conrelid = relation and contype = 'c')
+        or exists (select from pg_index where indrelid = relation and (indexprs is not null or indpred is not null))
+        or exists (select from pg_attribute where attrelid = relation and attgenerated <> '')
+    then
+        raise 'column % of %: its type or the table has code of its own, change it by hand', column_name, relation
+            using errcode = 'insufficient_privilege';
+    end if;
     for dependent in
         with recursive above as (
             select relation::oid as oid, 0 as depth
