@@ -121,6 +121,9 @@ test-containers: setup ## bring the containers up beside yours, test them and re
 prove: setup ## write and kill at random, and see that no row is lost (SEED= MINUTES=4)
 	@$(BIN)/python -m tests.drill
 
+bench: setup ## time first load and delta beside other tools (ROWS="500000" REPEAT=3 ONLY="load delta")
+	@$(BIN)/python -m benchmarks
+
 lint: setup ## check Python, SQL, workflows and the compose file; changes nothing
 	$(BIN)/black --check --quiet .
 	$(BIN)/flake8

@@ -1,0 +1,134 @@
+"""A source and a warehouse on an embedded server, `orders` of any size in the one, and what has to be in the other."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from benchmarks.measure import BenchError
+from include.local.servers import EmbeddedPostgres
+
+SOURCE, WAREHOUSE, ROLE = "bench_source", "bench_warehouse", "bench"
+
+ROWS_OF = """
+    select
+        number as id,
+        1 + number * 7919 % 100000 as customer_id,
+        (number * 104729 % 1000000 / 100.0)::numeric(12, 2) as amount,
+        (array['pending', 'paid', 'shipped', 'cancelled', 'returned'])[1 + number % 5] as status,
+        timestamptz '2024-01-01' + number % 63072000 * interval '1 second' as created_at,
+        {} as updated_at
+    from generate_series({}::bigint, {}::bigint) as number
+"""
+
+# Of values, not of bytes: a tool may choose other types and has to keep what they mean.
+CONTENTS = """
+    select count(*), coalesce(sum(hashtextextended(concat_ws('|',
+        id::bigint, customer_id::bigint, amount::numeric(12, 2), status,
+        extract(epoch from created_at::timestamptz), extract(epoch from updated_at::timestamptz)
+    ), 0)::numeric), 0)
+    from {}
+"""
+
+
+@dataclass(frozen=True)
+class Shop:
+    """Both databases, reached over TCP by one role, as every contender does."""
+
+    source: str
+    warehouse: str
+    psql: Path
+    admin: str
+
+    def fill(self, rows: int) -> None:
+        """Make `orders` anew with this many rows, all last changed in the past."""
+        past = sql.SQL("timestamptz '2024-01-01' + number % 63072000 * interval '1 second'")
+        with psycopg.connect(self.source, autocommit=True) as connection:
+            connection.execute("drop table if exists orders")
+            connection.execute(
+                "create table orders (id bigint, customer_id bigint not null, amount numeric(12, 2) not null, "
+                "status text not null, created_at timestamptz not null, updated_at timestamptz not null)"
+            )
+            connection.execute(sql.SQL("insert into orders " + ROWS_OF).format(past, 1, rows))
+            connection.execute("alter table orders add primary key (id)")
+            connection.execute("create index on orders (updated_at)")
+            connection.execute("vacuum (analyze) orders")
+
+    def change(self, share: float = 0.01) -> tuple[int, str]:
+        """Change a share of `orders`, half by updates spread over the table and half by inserts.
+
+        Returns:
+            Rows changed, and the instant they carry.
+        """
+        with psycopg.connect(self.source) as connection:
+            count, last = connection.execute("select count(*), max(id) from orders").fetchone() or (0, 0)
+            half = max(1, int(count * share / 2))
+            connection.execute(
+                "update orders set status = 'returned', updated_at = now() where id %% %s = 0 and id <= %s",
+                (step := max(1, count // half), step * half),
+            )
+            connection.execute(sql.SQL("insert into orders " + ROWS_OF).format(sql.SQL("now()"), last + 1, last + half))
+            query = "select count(*), now()::text from orders where updated_at = now()"
+            changed, instant = connection.execute(query).fetchone() or (0, "")
+        with psycopg.connect(self.source, autocommit=True) as connection:
+            connection.execute("vacuum (analyze) orders")
+        return changed, instant
+
+    def settle(self) -> None:
+        """Write out what earlier contenders left dirty, so that none pays for another."""
+        with psycopg.connect(self.admin, autocommit=True) as connection:
+            connection.execute("checkpoint")
+
+    def empty(self, schema: str, statements: tuple[str, ...] = ()) -> None:
+        """Give a contender its schema anew, and what it expects in it."""
+        with psycopg.connect(self.warehouse) as connection:
+            for name in (schema, *(("_elt",) if schema == "raw_shop" else ())):
+                connection.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(name)))
+            connection.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
+            for statement in statements:
+                connection.execute(statement.format(schema=schema))  # type: ignore[arg-type]
+
+    def check(self, schema: str) -> None:
+        """Compare the contender's table with the source.
+
+        Raises:
+            BenchError: rows are missing, too many or different.
+        """
+        found = []
+        for dsn, relation in ((self.source, ("public", "orders")), (self.warehouse, (schema, "orders"))):
+            with psycopg.connect(dsn) as connection:
+                connection.execute("set time zone 'UTC'")
+                query = sql.SQL(CONTENTS).format(sql.Identifier(*relation))  # type: ignore[arg-type]
+                found.append(connection.execute(query).fetchone())
+        if found[0] != found[1]:
+            raise BenchError(
+                f"{schema}.orders has rows and hash {found[1]}, the source has {found[0]}: it does not count"
+            )
+
+
+@contextmanager
+def open_shop(folder: Path) -> Iterator[Shop]:
+    """A server of its own with fsync on; removed at the end."""
+    password = secrets.token_urlsafe(12)
+    server = EmbeddedPostgres(folder / "postgres", settings={"max_wal_size": "8GB"})
+    try:
+        server.start()
+        with psycopg.connect(server.superuser_dsn("postgres"), autocommit=True) as connection:
+            create = sql.SQL("create role {} login password {} in role pg_read_all_stats")
+            connection.execute(create.format(sql.Identifier(ROLE), sql.Literal(password)))
+            for name in (SOURCE, WAREHOUSE):
+                create = sql.SQL("create database {} owner {}")
+                connection.execute(create.format(sql.Identifier(name), sql.Identifier(ROLE)))
+        dsns = (server.dsn(ROLE, password, name) for name in (SOURCE, WAREHOUSE))
+        for name in (SOURCE, WAREHOUSE):
+            with psycopg.connect(server.superuser_dsn(name)) as connection:
+                connection.execute(sql.SQL("alter schema public owner to {}").format(sql.Identifier(ROLE)))
+        yield Shop(*dsns, server.psql, server.superuser_dsn("postgres"))
+    finally:
+        server.remove()
