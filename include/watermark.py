@@ -75,12 +75,14 @@ def resolve(spec: TableSpec, value: str | None, last: LastMark | None, now: date
         spec: The table.
         value: The Airflow Variable, None where it does not exist.
         last: The ledger's newest mark, None where the table was never loaded.
-        now: The source's clock.
+        now: The source's clock when the horizon was read.
 
     Raises:
         ConfigError: the Variable's value is unusable.
     """
-    variable = None if value is None else parse(spec, value, now)
+    # The horizon may be old: where only this task is cleared, or waits for its retry, later runs have moved the mark.
+    latest = max(now, last.mark) if last else now
+    variable = None if value is None else parse(spec, value, latest)
     say = log.bind(table=spec.name, variable=value, ledger=last and to_text(last.mark))
     if last is None:
         if variable is not None:

@@ -65,6 +65,7 @@ async def _drill(folder: Path, seed: str, minutes: float, only: str | None) -> i
                 tally.violations.append(f"mutant not caught: {name}; repeat with: make prove SEED={seed}")
     finally:
         if tally.violations:
+            (ROOT / ".local").mkdir(exist_ok=True)
             shutil.copy(folder / "tasks.log", ROOT / ".local" / "prove.log")
         for server in world.servers.values():
             server.remove()

@@ -19,6 +19,11 @@ SPEC = TableSpec(source="shop", table="orders", identifier="orders", key=["id"],
 LAST = LastMark(MARK, MARK, to_text(EARLIER), is_published=True)
 
 
+def test_a_mark_that_a_later_run_has_moved_beyond_this_ones_clock_is_no_future() -> None:
+    """Yesterday's extract, cleared today: its horizon is of yesterday, Variable and ledger are of today."""
+    assert watermark.resolve(SPEC, to_text(MARK), LAST, EARLIER) == MARK
+
+
 def test_neither_variable_nor_ledger_means_first_load() -> None:
     assert watermark.resolve(SPEC, None, None, NOW) is None
 
