@@ -113,7 +113,10 @@ def test_an_incremental_fact_equals_a_full_refresh(checkout: Checkout, outputs: 
 
 def test_a_staging_view_is_replaced_in_place(checkout: Checkout, outputs: list[str]) -> None:
     """Building it alone, as clearing its task does, must not take away the views and readers that depend on it."""
-    views = "select oid, relname from pg_class where relkind = 'v' and relnamespace::regnamespace::text = any(%s)"
+    views = """
+        select oid, relname from pg_class
+        where relkind = 'v' and relnamespace::regnamespace::text = any(%s) order by oid
+    """
     layers = (["staging", "intermediate"],)
     with checkout.warehouse() as warehouse:
         before = warehouse.execute(views, layers).fetchall()

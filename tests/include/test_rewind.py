@@ -99,7 +99,7 @@ def test_lost_ledger_rows_are_a_gap_until_it_is_read_again(pipeline: Pipeline) -
     spec = pipeline.spec(overlap="0.001 seconds")
     marks = [pipeline.run(spec, run_id=f"r{number}").mark for number in range(4)]
     pipeline.warehouse.execute("delete from _elt.load_ledger where run_id in ('r1', 'r2')")
-    assert ledger.gaps(pipeline.warehouse, spec) == [Gap(marks[0], marks[2])]
+    assert ledger.gaps(pipeline.warehouse, spec) == [Gap(marks[0], marks[2] - spec.overlap)]
     ledger.mark_published(pipeline.warehouse, spec)
     assert marks[0] is not None
     pipeline.run(spec, variable=to_text(marks[0]))
@@ -120,6 +120,6 @@ def test_a_backfill_closes_a_gap_and_a_repair_does_not(pipeline: Pipeline) -> No
     pipeline.run(spec, run_id="r2")
     pipeline.warehouse.execute("delete from _elt.load_ledger where run_id = 'r1'")
     pipeline.warehouse.execute("update _elt.load_ledger set mode = 'repair', mark = null where run_id = 'r0'")
-    assert ledger.gaps(pipeline.warehouse, spec) == [Gap(None, last)]
+    assert ledger.gaps(pipeline.warehouse, spec) == [Gap(None, last - spec.overlap)]
     pipeline.run(spec, window=Window("window", first, last, None))
     assert ledger.gaps(pipeline.warehouse, spec) == [Gap(None, first)]
