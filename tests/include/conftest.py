@@ -37,6 +37,14 @@ class Pipeline:
         given = {"key": ["id"], "cursor": "updated_at", "identifier": table} | extract
         return TableSpec(source="shop", table=table, **given)
 
+    def fill(self, rows: int) -> None:
+        """Orders 1 to `rows`, a second apart, their cursors long past."""
+        self.app.execute(
+            "insert into orders select n, n, '2026-01-01'::timestamptz + n * interval '1 second' "
+            f"from generate_series(1, {rows}) n"
+        )
+        self.app.execute("analyze orders")
+
     def horizon(self) -> Horizon:
         return read_horizon(self.source, "shop")
 

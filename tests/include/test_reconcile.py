@@ -16,11 +16,7 @@ ROWS = 5_000
 @pytest.fixture
 def spec(pipeline: Pipeline) -> TableSpec:
     """A table of 32 buckets, loaded, all its cursors long past."""
-    pipeline.app.execute(
-        "insert into orders select n, n, '2026-01-01'::timestamptz + n * interval '1 second' "
-        f"from generate_series(1, {ROWS}) n"
-    )
-    pipeline.app.execute("analyze orders")
+    pipeline.fill(ROWS)
     made = pipeline.spec()
     pipeline.run(made)
     return made
