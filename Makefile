@@ -121,7 +121,7 @@ test-containers: setup ## bring the containers up beside yours, test them and re
 prove: setup ## write and kill at random, and see that no row is lost (SEED= MINUTES=4)
 	@$(BIN)/python -m tests.drill
 
-bench: setup ## time first load and delta beside other tools (ROWS="500000" REPEAT=3 ONLY="load delta")
+bench: setup ## time loads beside other tools, the graph beside dbt (ONLY="load delta graph parse" ROWS= MODELS= REPEAT=3)
 	@$(BIN)/python -m benchmarks
 
 lint: setup ## check Python, SQL, workflows and the compose file; changes nothing

@@ -153,9 +153,6 @@ def psql(here: Installation, arguments: list[str]) -> int:
 def execute(here: Installation, arguments: list[str]) -> int:
     """Run a program, such as `airflow`, `dbt` or `python`, in the environment of the installation."""
     computed = prepare(here)
-    from include.dbt_project import profile_environment
-
-    computed |= profile_environment(libpq_uri(computed["AIRFLOW_CONN_WAREHOUSE_DBT"]))
     if arguments[0] in ("airflow", "python"):
         pipeline.migrate(here, computed)
     return subprocess.run(arguments, env=computed, check=False).returncode

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from psycopg.pq import Conninfo
 
+from include.dbt_project import profile_environment
 from include.dotenv import parse_env_file
 from include.local.databases import ROLES, SOURCE, WAREHOUSE
 from include.local.errors import LocalError
@@ -218,7 +219,9 @@ def environment(here: Installation, user: dict[str, str], api_port: int = 8080) 
     }
     places = {name: made[name] for name in PLACES}
     path = {"PATH": f"{BIN_DIR}:{user.get('PATH', '')}"}
-    return {**made, **user, **connections(here, user), **path, **places}
+    reached = connections(here, user)
+    dbt = profile_environment(libpq_uri(reached["AIRFLOW_CONN_WAREHOUSE_DBT"]))
+    return {**made, **user, **reached, **dbt, **path, **places}
 
 
 def write_shell_file(here: Installation, computed: dict[str, str]) -> Path:

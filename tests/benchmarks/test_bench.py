@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -11,11 +12,15 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from airflow.dag_processing.dagbag import DagBag
 
 from benchmarks.contenders import CONTENDERS
+from benchmarks.graphs import add_same_shape
+from benchmarks.installation import Project, check
 from benchmarks.measure import BenchError, run
+from benchmarks.project import write_project
 from benchmarks.shop import Shop, open_shop
-from include.local.environment import ROOT
+from include.local.environment import ROOT, environment, write_shell_file
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +48,28 @@ def test_a_load_that_lost_a_row_or_a_cent_does_not_count(shop: Shop, loss: str) 
 def test_a_contender_that_fails_ends_the_run() -> None:
     with pytest.raises(BenchError, match="ended with 3: no"):
         run(["sh", "-c", "echo no; exit 3"], {})
+
+
+@pytest.mark.parametrize("states", [["success"], ["success", "failed"], ["success", "success", "success"]])
+def test_a_run_with_other_tasks_or_a_failed_one_does_not_count(states: list[str]) -> None:
+    with pytest.raises(BenchError, match="has 2 tasks"):
+        check("elt_pipeline", states, tasks=2)
+
+
+def test_the_empty_tasks_have_the_shape_of_the_generated_project(tmp_path: Path) -> None:
+    project = Project(tmp_path / "tree", models=10)
+    write_project(project.tree, project.models)
+    project.here.state.mkdir()
+    servers = dict.fromkeys(("AIRFLOW_CONN_SHOP", "AIRFLOW_CONN_WAREHOUSE"), "postgresql://nobody@127.0.0.1:1/none")
+    write_shell_file(project.here, environment(project.here, {"PATH": os.environ["PATH"], **servers}))
+    tasks = add_same_shape(project)
+    loads, ends, tests = ["horizon", *2 * ["extract", "load"]], ["marts_ready"], 2 * (10 + 2) + 3
+    assert tasks == len(loads) + 10 + tests + len(ends)
+    file = project.tree / "dags/same_shape.py"
+    made = DagBag(file, safe_mode=False).dags["same_shape"].tasks
+    rendered = json.loads(file.with_suffix(".json").read_text())
+    assert {task.task_id: sorted(task.downstream_task_ids) for task in made} == rendered
+    assert sum(map(len, rendered.values())) > tasks
 
 
 def test_every_step_runs_and_is_written_down(tmp_path: Path) -> None:
