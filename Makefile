@@ -111,7 +111,7 @@ docs: setup ## write dbt's documentation site to .local/dbt
 	@$(LOCAL) exec dbt docs generate --static --project-dir dbt --profiles-dir dbt
 
 ## Work on it
-.PHONY: test test-containers prove lint fix lock
+.PHONY: test test-containers prove bench bench-tools lint fix lock
 test: setup ## run all tests that need no Docker (ARGS="-k watermark")
 	@$(BIN)/python -m pytest $(ARGS)
 
@@ -121,8 +121,11 @@ test-containers: setup ## bring the containers up beside yours, test them and re
 prove: setup ## write and kill at random, and see that no row is lost (SEED= MINUTES=4)
 	@$(BIN)/python -m tests.drill
 
-bench: setup ## time loads beside other tools, the graph beside dbt (ONLY="load delta graph parse" ROWS= MODELS= REPEAT=3)
+bench: setup ## time loads beside other tools, the graph beside dbt (ONLY="load delta graph parse" ROWS= DELTA= MODELS= REPEAT=3)
 	@$(BIN)/python -m benchmarks
+
+bench-tools: setup ## install dlt, ingestr and Sling for `make bench`, each in a venv below .local/bench
+	@$(BIN)/python -m benchmarks.tools
 
 lint: setup ## check Python, SQL, workflows and the compose file; changes nothing
 	$(BIN)/black --check --quiet .
@@ -139,9 +142,13 @@ fix: setup ## format Python and SQL
 	$(LOCAL) exec sqlfluff fix --disable-progress-bar dbt
 	$(BIN)/sqlfluff fix --disable-progress-bar --templater placeholder include deploy
 
-lock: setup ## write requirements.lock from requirements.txt and requirements-dev.txt
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--custom-compile-command "make lock" requirements.txt requirements-dev.txt --output-file requirements.lock
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock"
+lock: setup ## write requirements.lock from requirements.txt and requirements-dev.txt, and the pins of make bench-tools
+	@$(COMPILE) requirements.txt requirements-dev.txt --output-file requirements.lock
+	@for tool in dlt ingestr sling; do \
+		$(COMPILE) benchmarks/requirements/$$tool.in --output-file benchmarks/requirements/$$tool.txt || exit 1; \
+	done
 
 $(VENV)/ready: requirements.lock
 	@for python in $(PYTHON) python3.13 python3.12 python3.11; do \

@@ -8,10 +8,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.goals import verdicts
 from benchmarks.graphs import parses, runs
 from benchmarks.installation import open_project
-from benchmarks.loads import deltas, first_loads
+from benchmarks.loads import deltas, first_loads, left_out
 from benchmarks.measure import BenchError
+from benchmarks.published import PLOT, README, RESULTS, ROOT, publish
 from benchmarks.report import Sample, medians, table, write_csv
 from benchmarks.shop import open_shop
 
@@ -39,16 +41,22 @@ def main() -> int:
         return 1
     lines = medians(samples)
     print(table(lines))
-    results = Path(os.environ.get("RESULTS") or Path(__file__).with_name("results.csv"))
-    write_csv(lines, results)
+    print(*verdicts({(line.task, line.size, line.contender): line.seconds for line in lines}), sep="\n")
+    results = Path(os.environ.get("RESULTS") or RESULTS)
+    held = write_csv(lines, results)
     print(f"written to {results}")
+    if results == RESULTS:
+        publish(held)
+        print(f"{PLOT.relative_to(ROOT)} and the table in {README.name} are made from it")
     return 0
 
 
 def _measure(folder: Path, only: list[str], repeat: int) -> Iterator[Sample]:
     if loads := [LOADS[step] for step in only if step in LOADS]:
         with open_shop(folder) as shop:
-            for rows in _sizes("ROWS", "500000"):
+            sizes = _sizes("ROWS", "500000")
+            print(*left_out(sizes), sep="\n")
+            for rows in sizes:
                 shop.fill(rows)
                 for load in loads:
                     yield from load(shop, rows, repeat)

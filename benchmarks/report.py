@@ -1,4 +1,4 @@
-"""What was measured, as a table and as CSV."""
+"""What was measured: for a terminal, as CSV, and as README shows it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -27,14 +27,25 @@ class Sample:
 
 @dataclass(frozen=True)
 class Median:
-    """The medians of one contender at one task; `ratio` is its time over that of the task's first contender."""
+    """The medians of one contender at one task, and where they come from.
 
+    Attributes:
+        ratio: Its time over that of the task's first contender.
+        share: The other way round: the first one's time over its.
+    """
+
+    date: str
+    commit: str
+    machine: str
     task: str
     size: int
     contender: str
-    cost: Cost
-    ratio: float
     repeats: int
+    seconds: float
+    ratio: float
+    share: float
+    cpu_seconds: float
+    peak_mb: int
 
 
 def medians(samples: Iterable[Sample]) -> list[Median]:
@@ -42,45 +53,53 @@ def medians(samples: Iterable[Sample]) -> list[Median]:
     groups: dict[tuple[str, int], dict[str, list[Cost]]] = {}
     for sample in samples:
         groups.setdefault((sample.task, sample.size), {}).setdefault(sample.contender, []).append(sample.cost)
+    origin = (f"{datetime.now(UTC):%Y-%m-%d}", _commit(), _machine())
     made = []
     for (task, size), contenders in groups.items():
-        middle = {name: _middle(costs) for name, costs in contenders.items()}
-        base = next(iter(middle.values())).seconds
-        for name, cost in middle.items():
-            made.append(Median(task, size, name, cost, cost.seconds / base, len(contenders[name])))
+        base = median(cost.seconds for cost in next(iter(contenders.values())))
+        for name, costs in contenders.items():
+            seconds, cpu, peak = (
+                median(getattr(cost, name) for cost in costs) for name in ("seconds", "cpu_seconds", "peak_mb")
+            )
+            ratios = (round(seconds / base, 3), round(base / seconds, 3))
+            figures = (len(costs), round(seconds, 3), *ratios, round(cpu, 3), round(peak))
+            made.append(Median(*origin, task, size, name, *figures))
     return made
-
-
-def _middle(costs: list[Cost]) -> Cost:
-    return Cost(*(median(getattr(cost, name) for cost in costs) for name in ("seconds", "cpu_seconds", "peak_mb")))
 
 
 def table(lines: list[Median]) -> str:
     """The medians for a terminal."""
-    head = f"{'task':<12}{'size':>10}  {'contender':<26}{'seconds':>9}{'ratio':>8}{'CPU s':>8}{'peak MB':>9}"
+    head = f"{'task':<20}{'size':>10}  {'contender':<26}{'seconds':>9}{'x first':>9}{'first/it':>9}"
+    head += f"{'CPU s':>9}{'peak MB':>9}"
     return "\n".join([head, *map(_line, lines)])
 
 
 def _line(line: Median) -> str:
-    cost = line.cost
-    start = f"{line.task:<12}{line.size:>10}  {line.contender:<26}"
-    return start + f"{cost.seconds:>9.2f}{line.ratio:>8.2f}{cost.cpu_seconds:>8.2f}{cost.peak_mb:>9.0f}"
+    start = f"{line.task:<20}{line.size:>10}  {line.contender:<26}{line.seconds:>9.2f}"
+    return start + f"{line.ratio:>9.2f}{line.share:>9.2f}{line.cpu_seconds:>9.2f}{line.peak_mb:>9}"
 
 
-def write_csv(lines: list[Median], path: Path) -> None:
-    """Write the medians with the day, the commit and the machine they come from."""
-    origin = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "commit": _commit(), "machine": _machine()}
-    rows = [
-        origin
-        | {"task": line.task, "size": line.size, "contender": line.contender, "repeats": line.repeats}
-        | {"seconds": round(line.cost.seconds, 3), "ratio": round(line.ratio, 3)}
-        | {"cpu_seconds": round(line.cost.cpu_seconds, 3), "peak_mb": round(line.cost.peak_mb)}
-        for line in lines
-    ]
+def read_csv(path: Path) -> list[Median]:
+    """The medians of a file that `write_csv` wrote; none where there is no such file."""
+    if not path.exists():
+        return []
+    kinds = {"int": int, "float": float, "str": str}
+    with path.open(newline="") as file:
+        return [
+            Median(**{field.name: kinds[str(field.type)](row[field.name]) for field in fields(Median)})
+            for row in csv.DictReader(file)
+        ]
+
+
+def write_csv(lines: list[Median], path: Path) -> list[Median]:
+    """Write the medians; of what was written before, other tasks and sizes stay. Returns all that the file holds."""
+    measured = {(line.task, line.size) for line in lines}
+    held = [line for line in read_csv(path) if (line.task, line.size) not in measured] + lines
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, [field.name for field in fields(Median)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(map(asdict, held))
+    return held
 
 
 def _commit() -> str:

@@ -37,17 +37,25 @@ CONTENTS = """
 """
 
 
-@dataclass(frozen=True)
+@dataclass
 class Shop:
-    """Both databases, reached over TCP by one role, as every contender does."""
+    """Both databases, reached over TCP by one role, as every contender does.
+
+    Attributes:
+        folder: For what a contender keeps between its loads.
+        contents: Rows and hash of the source's `orders`, once they were needed.
+    """
 
     source: str
     warehouse: str
     psql: Path
     admin: str
+    folder: Path
+    contents: tuple[int, int] | None = None
 
     def fill(self, rows: int) -> None:
         """Make `orders` anew with this many rows, all last changed in the past."""
+        self.contents = None
         past = sql.SQL("timestamptz '2024-01-01' + number % 63072000 * interval '1 second'")
         with psycopg.connect(self.source, autocommit=True) as connection:
             connection.execute("drop table if exists orders")
@@ -60,25 +68,26 @@ class Shop:
             connection.execute("create index on orders (updated_at)")
             connection.execute("vacuum (analyze) orders")
 
-    def change(self, share: float = 0.01) -> tuple[int, str]:
-        """Change a share of `orders`, half by updates spread over the table and half by inserts.
+    def change(self, rows: int) -> str:
+        """Change `orders` by this many rows, half by updates spread over the table and half by inserts.
 
         Returns:
-            Rows changed, and the instant they carry.
+            The instant they all carry.
         """
+        self.contents = None
+        half = rows // 2
         with psycopg.connect(self.source) as connection:
-            count, last = connection.execute("select count(*), max(id) from orders").fetchone() or (0, 0)
-            half = max(1, int(count * share / 2))
+            count, now = connection.execute("select count(*), now() from orders").fetchone() or (0, None)
+            step = count // half
             connection.execute(
                 "update orders set status = 'returned', updated_at = now() where id %% %s = 0 and id <= %s",
-                (step := max(1, count // half), step * half),
+                (step, step * half),
             )
-            connection.execute(sql.SQL("insert into orders " + ROWS_OF).format(sql.SQL("now()"), last + 1, last + half))
-            query = "select count(*), now()::text from orders where updated_at = now()"
-            changed, instant = connection.execute(query).fetchone() or (0, "")
+            insert = sql.SQL("insert into orders " + ROWS_OF)
+            connection.execute(insert.format(sql.SQL("now()"), count + 1, count + half))
         with psycopg.connect(self.source, autocommit=True) as connection:
             connection.execute("vacuum (analyze) orders")
-        return changed, instant
+        return now.isoformat()
 
     def settle(self) -> None:
         """Write out what earlier contenders left dirty, so that none pays for another."""
@@ -94,22 +103,32 @@ class Shop:
             for statement in statements:
                 connection.execute(statement.format(schema=schema))  # type: ignore[arg-type]
 
+    def is_in(self, schema: str) -> bool:
+        """Whether the contender's table holds the rows of the source and no others."""
+        self.contents = self.contents or _contents(self.source, "public")
+        return _contents(self.warehouse, schema) == self.contents
+
     def check(self, schema: str) -> None:
         """Compare the contender's table with the source.
 
         Raises:
             BenchError: rows are missing, too many or different.
         """
-        found = []
-        for dsn, relation in ((self.source, ("public", "orders")), (self.warehouse, (schema, "orders"))):
-            with psycopg.connect(dsn) as connection:
-                connection.execute("set time zone 'UTC'")
-                query = sql.SQL(CONTENTS).format(sql.Identifier(*relation))  # type: ignore[arg-type]
-                found.append(connection.execute(query).fetchone())
-        if found[0] != found[1]:
+        if not self.is_in(schema):
+            found = _contents(self.warehouse, schema)
             raise BenchError(
-                f"{schema}.orders has rows and hash {found[1]}, the source has {found[0]}: it does not count"
+                f"{schema}.orders has rows and hash {found}, the source has {self.contents}: it does not count"
             )
+
+
+def _contents(dsn: str, schema: str) -> tuple[int, int] | None:
+    """Rows and hash of the `orders` of a schema; None where there is none."""
+    orders = sql.Identifier(schema, "orders")
+    with psycopg.connect(dsn) as connection:
+        connection.execute("set time zone 'UTC'")
+        if connection.execute("select to_regclass(%s)", (orders.as_string(),)).fetchone() == (None,):
+            return None
+        return connection.execute(sql.SQL(CONTENTS).format(orders)).fetchone()  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -129,6 +148,6 @@ def open_shop(folder: Path) -> Iterator[Shop]:
         for name in (SOURCE, WAREHOUSE):
             with psycopg.connect(server.superuser_dsn(name)) as connection:
                 connection.execute(sql.SQL("alter schema public owner to {}").format(sql.Identifier(ROLE)))
-        yield Shop(*dsns, server.psql, server.superuser_dsn("postgres"))
+        yield Shop(*dsns, server.psql, server.superuser_dsn("postgres"), folder)
     finally:
         server.remove()

@@ -34,7 +34,7 @@ NEEDED_BYTES = 1_500_000_000
 FULL_BYTES = 20_000_000
 """With less than this left, the disk is what ended a connection or a write."""
 
-MADE_HERE = ("airflow", "credentials", "dbt", "env", "logs", "postgres", "run.lock", "server.lock")
+MADE_HERE = ("airflow", "bench", "credentials", "dbt", "env", "logs", "postgres", "run.lock", "server.lock")
 """How the names of what lies in a state folder begin."""
 
 Command = Callable[[Installation, list[str]], int | None]
