@@ -6,6 +6,7 @@ Copies the tables of every dbt source from Postgres into the warehouse, then bui
 | | |
 |---|---|
 | **What** | one task per source table's extract and load, per dbt model and per dbt test: the graph is dbt's lineage |
+| **Large tables** | with `rows_per_range`, where every row is read: `cut` makes an `extract` for each range |
 | **From** | the connection named like the dbt source (`shop`) |
 | **To** | the connection `warehouse`: `raw_<source>` → `staging` → `intermediate` → `marts` |
 | **When** | daily, from the watermark on (Variable `watermark__<source>__<table>`); a backfill reads just its own day |

@@ -74,19 +74,21 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Batch(_Message):
-    """Rows of one table, staged in the warehouse in `_elt.staging_<extraction_id>` and not yet loaded.
+class Part(_Message):
+    """What one task reads of a begun extraction: a range of the key, or, where `ranges` is 1, all of the window.
+
+    The bounds of a range are rows of the source: they stay in the warehouse, in `_elt.extraction_range`.
 
     Attributes:
-        run_id: Airflow run that extracted it; stamped on its rows.
+        run_id: Airflow run that began it; stamped on its rows.
         extraction_id: Number drawn for this attempt; a later attempt has a larger one.
         after_load_id: Newest load of the table when this extraction began; only later ones can conflict with it.
-        snapshot_xmax: With `snapshot_running`, the read snapshot's place in the order of the source's snapshots.
         window_start: First cursor value read, if bounded.
         window_end: First cursor value not read, if bounded.
         watermark_before: The Airflow Variable as this extraction read it.
-        copy_format: `binary` or `text`, in which the rows travelled.
         started_at: Begin of the extraction by the warehouse's clock.
+        shape: Digest of the source table's shape, which every range has to find again.
+        ranges: How many parts the extraction has; `number` counts them from 0.
     """
 
     source: str
@@ -100,12 +102,40 @@ class Batch(_Message):
     horizon: datetime
     mark: datetime | None
     watermark_before: str | None
+    started_at: datetime
+    shape: str
+    number: int
+    ranges: int
+
+    @property
+    def window(self) -> Window:
+        return Window(self.mode, self.window_start, self.window_end, self.mark)
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What was read of a part, and in which snapshot of the source.
+
+    Attributes:
+        snapshot_xmax: With `snapshot_running`, the snapshot's place in the order of the source's snapshots.
+        copy_format: `binary` or `text`, in which the rows travelled.
+    """
+
     snapshot_xmax: int
     snapshot_running: int
     rows_extracted: int
     bytes_extracted: int
     copy_format: str
-    started_at: datetime
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Larger for a later snapshot."""
+        return self.snapshot_xmax, -self.snapshot_running
+
+
+@dataclass(frozen=True)
+class Batch(Staged, Part):
+    """A part whose rows are staged in the warehouse, in `_elt.staging_<extraction_id>`, and not yet loaded."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from include.batch import Horizon, Window, to_text
 from include.catalog import columns_of, estimated_rows
 from include.drift import Examined, examine
 from include.errors import PipelineError
+from include.extract.ranges import count_for
 from include.extract.rows import in_window, rows_of
 from include.load import ledger
 from include.sessions import Connection, relation_text
@@ -57,7 +58,9 @@ def plan_table(
         plan.steps.append(("window", describe(spec, window)))
         found = examine(source, warehouse, spec, reads_all=window.mode in ("first", "full"))
         query = rows_of(spec, found.columns, in_window(spec, window))
-        plan.steps.append(("rows", f"about {estimated_rows(source, query):,}"))
+        rows = estimated_rows(source, query)
+        ranges = count_for(spec, rows) if window.mode in ("first", "full") else 1
+        plan.steps.append(("rows", f"about {rows:,}" + (f", in {ranges} ranges" if ranges > 1 else "")))
         plan.steps += [("schema", change) for change in _changes(warehouse, spec, found)]
     except (PipelineError, psycopg.ProgrammingError) as error:
         plan.problems.append(" ".join(str(error).split()))

@@ -13,12 +13,21 @@ ENDED = ("success", "failed", "skipped", "upstream_failed")
 
 @dataclass(frozen=True)
 class Task:
-    """A task of a run: its state (None while it waits) and how long its last try took, in seconds."""
+    """A task of a run: its state (None while it waits) and how long its last try took, in seconds.
+
+    `map_index` counts the tasks that one became, from 0; -1 where it stands alone.
+    """
 
     task_id: str
     operator: str
     state: str | None
     seconds: float
+    map_index: int = -1
+
+    @property
+    def name(self) -> str:
+        """As a person tells it apart: `shop.orders.extract 3` is the third."""
+        return self.task_id if self.map_index < 0 else f"{self.task_id} {self.map_index + 1}"
 
     @property
     def is_test(self) -> bool:
@@ -52,12 +61,12 @@ class Console:
     def show(self, task: Task, tasks: list[Task], why_again: str = "") -> None:
         """One task that ended, or that is to be tried again; passed tests are only counted."""
         if task.state == "failed":
-            self.step(f"✗ {task.task_id}")
+            self.step(f"✗ {task.name}")
         elif task.state == "up_for_retry":
-            self.step(f"↻ {task.task_id}: tried again in a few minutes (Ctrl-C ends the run) {why_again}".rstrip())
+            self.step(f"↻ {task.name}: tried again in a few minutes (Ctrl-C ends the run) {why_again}".rstrip())
         elif not task.is_test:
-            self.step(f"{'–' if task.state == 'skipped' else '✓'} {task.task_id}  {task.seconds:.1f}s")
-        self.status(f"{sum(each.state in ENDED for each in tasks)} of {len(tasks)} tasks, {task.task_id}")
+            self.step(f"{'–' if task.state == 'skipped' else '✓'} {task.name}  {task.seconds:.1f}s")
+        self.status(f"{sum(each.state in ENDED for each in tasks)} of {len(tasks)} tasks, {task.name}")
 
     def report(self, tasks: list[Task], loads: Iterable[Any]) -> None:
         """The result of a run: what each load moved, and how many models and tests passed.
@@ -68,10 +77,10 @@ class Console:
         """
         self.line()
         self.line(f"{'table':<22}{'mode':<13}{'rows read':>10}{'inserted':>10}{'updated':>10}{'rows/s':>10}")
-        seconds = {task.task_id: task.seconds for task in tasks}
         for row in loads:
             name = f"{row.source}.{row.table_name}"
-            rate = f"{row.rows_extracted / (seconds[name + '.extract'] + seconds[name + '.load']):,.0f}"
+            steps = [f"{name}.{step}" for step in ("cut", "extract", "load")]
+            rate = f"{row.rows_extracted / sum(task.seconds for task in tasks if task.task_id in steps):,.0f}"
             counts = (row.rows_extracted, row.rows_inserted, row.rows_updated)
             self.line(f"{name:<22}{row.mode:<13}" + "".join(f"{count:>10,}" for count in counts) + f"{rate:>10}")
         self.line()

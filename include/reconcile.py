@@ -24,7 +24,7 @@ from include.errors import ConfigError, TerminalError
 from include.extract.horizon import read_horizon
 from include.extract.rows import in_window, rows_of
 from include.extract.table import extract_table, take_snapshot
-from include.load import ledger
+from include.load import extractions
 from include.load.publish import load_batch
 from include.sessions import Connection, identifiers, snapshot
 from include.sources import TableSpec
@@ -138,7 +138,7 @@ def repair(source: Connection, warehouse: Connection, spec: TableSpec, report: R
     """
     if report.counts["duplicated"]:
         raise TerminalError(f"{spec.name}: put raw's key back first, then repair: {_restore_key(spec)}")
-    ledger.discard_leftovers(warehouse, spec, lambda other: other.startswith(RUN))
+    extractions.discard_leftovers(warehouse, spec, lambda other: other.startswith(RUN))
     buckets = Buckets(report.differing.count, tuple(sorted(report.to_repair)))
     window = Window("repair", None, None, None, buckets)
     batch = extract_table(source, warehouse, spec, RUN + run_id, window, read_horizon(source, spec.source))

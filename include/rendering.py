@@ -22,8 +22,8 @@ from cosmos.dbt.graph import DbtNode
 
 from include import dbt_project
 from include.dbt_tasks import DbtRun, DbtSeed, DbtSnapshot, DbtTest
-from include.sources import load_specs
-from include.tasks import extract, load, open_run
+from include.sources import TableSpec, load_specs
+from include.tasks import cut, extract, extract_range, load, open_run
 
 log = structlog.get_logger(__name__)
 
@@ -49,9 +49,9 @@ def render_pipeline(dag: DAG) -> None:
     Raises:
         ConfigError: a source entry or the dbt project is broken; names file and remedy.
     """
-    load_specs(dbt_project.MODELS_DIR)
+    specs = {spec.name: spec for spec in load_specs(dbt_project.MODELS_DIR)}
     path = dbt_project.manifest_path()
-    pipeline = _Pipeline(dag, json.loads(path.read_text(encoding="utf-8")))
+    pipeline = _Pipeline(dag, specs, json.loads(path.read_text(encoding="utf-8")))
     DbtToAirflowConverter(
         dag=dag,
         project_config=ProjectConfig(
@@ -81,11 +81,13 @@ def render_pipeline(dag: DAG) -> None:
 class _Pipeline:
     """The tasks made so far, by dbt's unique id, and the groups they stand in."""
 
-    def __init__(self, dag: DAG, manifest: dict[str, Any]) -> None:
+    def __init__(self, dag: DAG, specs: dict[str, TableSpec], manifest: dict[str, Any]) -> None:
         self.dag = dag
+        self.specs = specs
         self.nodes: dict[str, Any] = {**manifest["nodes"], **manifest["sources"]}
         self.parents: dict[str, list[str]] = manifest["parent_map"]
         self.first: dict[str, BaseOperator] = {}
+        self.read: dict[str, BaseOperator] = {}
         self.last: dict[str, BaseOperator] = {}
         self.groups: dict[str, TaskGroup] = {}
         self.horizons: dict[str, Any] = {}
@@ -93,15 +95,19 @@ class _Pipeline:
         self._above: dict[str, set[str]] = {}
 
     def add_source(self, node: DbtNode) -> TaskGroup:
-        """A source table: extract, then load."""
+        """A source table: extract, then load; of one that may be cut, an extract for each range."""
         source, table = node.unique_id.split(".")[-2:]
         with self._layer(source):
             if source not in self.horizons:
                 self.horizons[source] = open_run(source)
             with self._group(node.unique_id, table) as group:
-                batch = extract(f"{source}.{table}", self.horizons[source])
-                loaded = load(f"{source}.{table}", batch)
-        self.first[node.unique_id], self.last[node.unique_id] = batch.operator, loaded.operator
+                name = f"{source}.{table}"
+                begin = cut if self.specs[name].rows_per_range else extract
+                begun = begin(name, self.horizons[source])
+                batch = extract_range.expand(part=begun) if begin is cut else begun
+                loaded = load(name, batch)
+        self.first[node.unique_id], self.last[node.unique_id] = begun.operator, loaded.operator
+        self.read[node.unique_id] = batch.operator
         return group
 
     def add_node(self, node: DbtNode, task_args: dict[str, Any]) -> TaskGroup:
@@ -138,7 +144,7 @@ class _Pipeline:
                     "references form a circle: no order of extraction keeps them all", child=child, parent=parent
                 )
             else:
-                self.first[child] >> self.first[parent]
+                self.read[child] >> self.first[parent]
 
     def _references(self) -> Iterator[tuple[str, str]]:
         """(child, parent) of every `relationships` test between two sources."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
@@ -43,6 +43,8 @@ class TableSpec(BaseModel):
         columns: What to do with single columns instead of copying them: `omit`, `hash` (sha256 of the text, in hex) or
             `text` (for types that the warehouse does not have).
         drift: `evolve` follows changes of the source that lose nothing; `freeze` stops at any.
+        rows_per_range: Where every row is read, a larger table is cut into ranges of its key of about so many rows,
+            each read by a task of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +62,7 @@ class TableSpec(BaseModel):
     cursor_zone: str | None = None
     columns: dict[str, Literal["omit", "hash", "text"]] = {}
     drift: Literal["evolve", "freeze"] = "evolve"
+    rows_per_range: Annotated[int, Field(gt=0)] | None = None
 
     @field_validator("key", mode="before")
     @classmethod
@@ -112,6 +115,8 @@ class TableSpec(BaseModel):
         omitted = [name for name in self.key if self.columns.get(name) == "omit"]
         if omitted:
             raise ValueError(f"key {omitted[0]!r} cannot be omitted; remove it from `columns:`, or write `hash`")
+        if self.rows_per_range and (not self.key or set(self.key) & self.columns.keys()):
+            raise ValueError("rows_per_range needs a `key:`, none of which is in `columns:`: ranges are slices of it")
         if self.cursor_zone and self.overlap < timedelta(hours=1):
             raise ValueError("a cursor without a time zone needs `overlap: 1 hour` or more (clock changes)")
         return self
@@ -120,6 +125,11 @@ class TableSpec(BaseModel):
     def name(self) -> str:
         """`source.table`, as messages, locks and the ledger call it."""
         return f"{self.source}.{self.table}"
+
+    @property
+    def first_task(self) -> str:
+        """The task to clear where the table is to be read again."""
+        return "cut" if self.rows_per_range else "extract"
 
     @property
     def raw_schema(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -15,12 +15,12 @@ from airflow.sdk import Context, TriggerRule, Variable, get_current_context, tas
 from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, AirflowSkipException
 
 from include import watermark
-from include.batch import Batch, Horizon, LoadResult, Window, to_text
+from include.batch import Batch, Horizon, LoadResult, Part, Window, to_text
 from include.dbt_project import MODELS_DIR
 from include.errors import ConfigError, TerminalError
 from include.extract.horizon import read_horizon
-from include.extract.table import extract_table
-from include.load import ledger
+from include.extract.table import begin_extraction, extract_part, extract_table
+from include.load import extractions, ledger
 from include.load.publish import load_batch
 from include.sessions import KEEPALIVE, Connection, pin
 from include.sources import TableSpec, load_specs
@@ -64,6 +64,49 @@ def extract(table: str, horizon: dict[str, Any] | None) -> dict[str, Any]:
     Returns:
         A `Batch` as JSON.
     """
+    with _extraction(table, horizon) as (sessions, asked):
+        return extract_table(*sessions, *asked).to_json()
+
+
+@task(task_id="cut", trigger_rule=TriggerRule.ALL_DONE)
+def cut(table: str, horizon: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Begin an extraction that several tasks can share: decide what it reads, and cut that into ranges if it is large.
+
+    Args:
+        table: `source.table`, which has `rows_per_range`.
+        horizon: From the source's `horizon` task; None where that failed.
+
+    Returns:
+        `Part`s as JSON, each for an `extract` task of its own.
+    """
+    with _extraction(table, horizon) as (sessions, asked):
+        return [part.to_json() for part in begin_extraction(*sessions, *asked)]
+
+
+@task(task_id="extract", map_index_template="{{ range }}")
+def extract_range(part: dict[str, Any]) -> dict[str, Any]:
+    """Stage one range of a table, or all of its window where `cut` made one of it.
+
+    Args:
+        part: From the table's `cut` task.
+
+    Returns:
+        A `Batch` as JSON.
+    """
+    range_ = Part.from_json(part)
+    get_current_context()["range"] = f"{range_.number + 1} of {range_.ranges}"  # type: ignore[typeddict-unknown-key]
+    spec = spec_of(f"{range_.source}.{range_.table}")
+    with (
+        no_retry_for_terminal_errors(),
+        session(WAREHOUSE) as warehouse,
+        session(spec.source, read_only=True) as source,
+    ):
+        return extract_part(source, warehouse, spec, range_).to_json()
+
+
+@contextmanager
+def _extraction(table: str, horizon: dict[str, Any] | None) -> Iterator[tuple[Any, Any]]:
+    """The sessions on source and warehouse, and what this run is asked to read of a table."""
     context = get_current_context()
     spec, run_id = spec_of(table), context["run_id"]
     if horizon is None:
@@ -80,28 +123,29 @@ def extract(table: str, horizon: dict[str, Any] | None) -> dict[str, Any]:
         ledger.ensure(warehouse, spec.raw_schema)
         # What an earlier attempt of this run staged stays until the run is over: seen from a zombie that wakes up, the
         # earlier attempt is its own retry, whose rows are about to be loaded.
-        ledger.discard_leftovers(warehouse, spec, lambda other: _is_over(context, other))
+        extractions.discard_leftovers(warehouse, spec, lambda other: _is_over(context, other))
         variable = Variable.get(spec.watermark_key, default=None)
         read = Horizon.from_json(horizon)
         window = _window(context, warehouse, spec, variable, read)
-        return extract_table(source, warehouse, spec, run_id, window, read, variable).to_json()
+        yield (source, warehouse), (spec, run_id, window, read, variable)
 
 
 @task(task_id="load")
-def load(table: str, batch: dict[str, Any]) -> dict[str, Any]:
+def load(table: str, batch: dict[str, Any] | Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Publish the staged rows in raw with their ledger row, then show the watermark in the Airflow Variable.
 
     Args:
         table: `source.table`.
-        batch: From the table's `extract` task.
+        batch: From the table's `extract` task, or from each of them.
 
     Returns:
         A `LoadResult` as JSON.
     """
-    spec, staged = spec_of(table), Batch.from_json(batch)
+    spec = spec_of(table)
+    parts = [Batch.from_json(part) for part in ([batch] if isinstance(batch, dict) else batch)]
     with no_retry_for_terminal_errors(), session(WAREHOUSE) as warehouse:
-        result = load_batch(warehouse, spec, staged)
-        _publish_watermark(warehouse, spec, result, staged.watermark_before)
+        result = load_batch(warehouse, spec, *parts)
+        _publish_watermark(warehouse, spec, result, parts[0].watermark_before)
         return result.to_json()
 
 

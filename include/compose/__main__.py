@@ -61,9 +61,9 @@ def etl() -> int:
         tasks = [_task(each) for each in found]
         for task, each in zip(tasks, found, strict=True):
             now = (task.state, each["try_number"])
-            if shown.get(task.task_id) != now and task.state in (*ENDED, "up_for_retry"):
+            if shown.get(task.name) != now and task.state in (*ENDED, "up_for_retry"):
                 console.show(task, tasks)
-            shown[task.task_id] = now
+            shown[task.name] = now
     loaded = [task for task in tasks if task.task_id.endswith(".load") and task.state == "success"]
     console.report(tasks, [SimpleNamespace(**airflow.result(DAG_ID, run_id, task.task_id)) for task in loaded])
     for task in (each for each in found if each["state"] == "failed"):
@@ -86,7 +86,7 @@ def url() -> str:
 
 
 def _task(found: dict[str, Any]) -> Task:
-    return Task(found["task_id"], found["operator_name"], found["state"], found["duration"] or 0.0)
+    return Task(found["task_id"], found["operator_name"], found["state"], found["duration"] or 0.0, found["map_index"])
 
 
 COMMANDS = {"env": env, "where": where, "etl": etl}

@@ -74,7 +74,7 @@ class Airflow:
     def error(self, dag_id: str, run_id: str, task: dict[str, Any]) -> str:
         """What the log of a failed task says last, without its traceback; empty where it has no error."""
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task['task_id']}/logs/{task['try_number']}"
-        lines = self.call("GET", f"{path}?full_content=true")["content"]
+        lines = self.call("GET", f"{path}?map_index={task['map_index']}&full_content=true")["content"]
         errors = [line["error_detail"][0]["exc_value"] for line in lines if line.get("error_detail")]
         return errors[-1] if errors else ""
 

@@ -55,16 +55,29 @@ def stream(
     table: sql.Identifier,
     columns: list[str],
     form: Format,
+    *,
+    freeze: bool = True,
 ) -> Copied:
-    """Copy the rows of a query on the source into a table that the target's open transaction has created.
+    """Copy the rows of a query on the source into a table.
+
+    Args:
+        source: A pinned session on the source, in its snapshot.
+        rows: The query.
+        target: A session of the loader role, in a transaction.
+        table: What it writes to.
+        columns: Of both, in the query's order.
+        form: From `copy_format`.
+        freeze: Spares the table a later rewriting of its rows; only where the open transaction has created it. A
+            reader with an older snapshot sees all of it or nothing.
 
     Raises:
         TransientError: both ended well but counted differently. A stream cut at a row boundary looks complete to the
             writer, so the counts of both command tags have to agree.
         psycopg.Error: what either server said.
     """
-    # FREEZE: the table was created in this transaction; a reader with an older snapshot sees all of it or nothing.
-    copy_in = sql.SQL("copy {} ({}) from stdin (freeze, format {})").format(table, identifiers(columns), sql.SQL(form))
+    copy_in = sql.SQL("copy {} ({}) from stdin (format {}, freeze {})").format(
+        table, identifiers(columns), sql.SQL(form), sql.SQL("on" if freeze else "off")
+    )
     copy_out = sql.SQL("copy ({}) to stdout (format {})").format(rows, sql.SQL(form))
     moved = 0
     with _Reader(source, copy_out) as reader, target.cursor() as writer:

@@ -1,25 +1,29 @@
-"""Extract one table: stream the rows of its window into a staging table of the warehouse."""
+"""Extract one table, whole or in ranges: stream the rows of its window into a staging table of the warehouse."""
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from hashlib import md5
+from typing import Any
 
 import structlog
 from psycopg import sql
 from psycopg.errors import WrongObjectType
 from psycopg.rows import class_row
 
-from include.batch import Batch, Horizon, Window
+from include.batch import Batch, Horizon, Part, Staged, Window
 from include.buckets import WHOLE, Buckets
 from include.catalog import Column, source_columns
 from include.drift import Drift, examine, shape_of
 from include.errors import TerminalError, TransientError
 from include.extract.deletes import differing_buckets
+from include.extract.ranges import find_bounds, in_range
 from include.extract.rows import in_window, instant, rows_of
 from include.extract.stream import Copied, copy_format, stream
-from include.load import ledger
+from include.load import extractions
 from include.sessions import Connection, identifiers, snapshot
 from include.sources import TableSpec
 from include.sql import statement
@@ -45,9 +49,25 @@ def extract_table(
     horizon: Horizon,
     watermark_before: str | None = None,
 ) -> Batch:
-    """Stage the rows of one window, counted on both sides.
+    """Stage the rows of one window, counted on both sides, of a table that is not cut into ranges.
 
     Leaves raw, ledger and Variable as they are. May be repeated at any time: every attempt stages a table of its own.
+    Arguments as for `begin_extraction`, errors as of it and of `extract_part`.
+    """
+    [part] = begin_extraction(source, warehouse, spec, run_id, window, horizon, watermark_before)
+    return extract_part(source, warehouse, spec, part, window.buckets)
+
+
+def begin_extraction(
+    source: Connection,
+    warehouse: Connection,
+    spec: TableSpec,
+    run_id: str,
+    window: Window,
+    horizon: Horizon,
+    watermark_before: str | None = None,
+) -> list[Part]:
+    """Look at the table, and decide what is read: all of the window, or ranges of a large table that is read whole.
 
     Args:
         source: A pinned read-only session on the source.
@@ -55,33 +75,25 @@ def extract_table(
         spec: The table.
         run_id: Airflow run; stamped on the rows.
         window: What to read.
-        horizon: Read before this call, never after: it has to be older than the snapshot taken here.
+        horizon: Read before this call, never after: it has to be older than the snapshots that parts are read in.
         watermark_before: The Variable's value that led to `window`.
 
     Raises:
         TerminalError: table, privilege, type or cursor is not as declared, or changed in a way that needs a person;
             nothing was written.
-        TransientError, psycopg.OperationalError: a server or the network failed; trying again helps.
+        psycopg.OperationalError: a server or the network failed; trying again helps.
     """
     found = examine(source, warehouse, spec, reads_all=window.mode in ("first", "full"))
-    columns, window = found.columns, _follow(warehouse, spec, found.drift, window)
+    window = _follow(warehouse, spec, found.drift, window)
+    bounds = find_bounds(source, spec, found.columns) if window.mode in ("first", "full") else []
     # A part of the table: what this saw of the table's shape, the next run from the watermark has to see for itself.
     shape = None if window.mode in ("window", "repair") else found.shape
-    # Drawn before the snapshot: a load with a larger number may have seen newer rows, one with a smaller cannot.
-    ticket = ledger.begin(warehouse, spec, run_id, shape)
-    with snapshot(source):
-        seen = take_snapshot(source, spec)
-        if shape_of(source, spec, source_columns(source, spec)) != found.shape:
-            raise TransientError(f"{spec.name}: its columns changed while it was about to be read; try again")
-        _refuse_null_cursors(source, spec, columns)
-        with warehouse.transaction():
-            warehouse.execute(_create_staging(ticket, columns))
-            copied, held = _stage(source, warehouse, spec, columns, window, ticket)
-            if window.mode == "incremental":
-                _warn_of_future_cursors(warehouse, spec, ticket, seen)
-            ledger.hold(warehouse, spec, ticket, held)
-    log.info("extracted", table=spec.name, mode=window.mode, rows=copied.rows, bytes=copied.bytes)
-    return Batch(
+    with warehouse.transaction():
+        # Drawn before the snapshots: a load with a larger number may have seen newer rows, one with a smaller cannot.
+        ticket = extractions.begin(warehouse, spec, run_id, shape, bounds)
+        if bounds:
+            warehouse.execute(_create_staging(ticket.extraction_id, found.columns))
+    first = Part(
         source=spec.source,
         table=spec.table,
         run_id=run_id,
@@ -93,40 +105,84 @@ def extract_table(
         horizon=horizon.at,
         mark=window.mark if spec.cursor else None,
         watermark_before=watermark_before,
-        snapshot_xmax=seen.snapshot_xmax,
-        snapshot_running=seen.snapshot_running,
-        rows_extracted=copied.rows,
-        bytes_extracted=copied.bytes,
-        copy_format=copied.form,
         started_at=ticket.started_at,
+        shape=_digest(found.shape),
+        number=0,
+        ranges=len(bounds) + 1,
     )
+    return [replace(first, number=number) for number in range(first.ranges)]
 
 
-def _stage(
+def extract_part(
+    source: Connection, warehouse: Connection, spec: TableSpec, part: Part, buckets: Buckets | None = None
+) -> Batch:
+    """Stage the rows of one part in a snapshot of its own, counted on both sides.
+
+    May be repeated at any time: where an earlier attempt has staged the part, its answer is given again.
+
+    Args:
+        source: A pinned read-only session on the source.
+        warehouse: A pinned session of the loader role.
+        spec: The table.
+        part: From `begin_extraction`.
+        buckets: What a repair reads instead of a window.
+
+    Raises:
+        TerminalError: the extraction is over, or a cut table is no longer what it was; begin it again.
+        TransientError, psycopg.OperationalError: a server or the network failed, or another attempt is at this part;
+            trying again helps.
+    """
+    with warehouse.transaction():
+        bounds, staged = extractions.claim(warehouse, spec, part)
+        if staged is None:
+            with snapshot(source):
+                window = replace(part.window, buckets=buckets)
+                staged, held = _stage_part(source, warehouse, spec, part, window, bounds)
+            extractions.record(warehouse, part, staged, held)
+    where = f"range {part.number + 1} of {part.ranges}" if part.ranges > 1 else "all"
+    log.info("extracted", table=spec.name, mode=part.mode, of=where, rows=staged.rows_extracted)
+    return Batch(**vars(part), **vars(staged))
+
+
+def _stage_part(
     source: Connection,
     warehouse: Connection,
     spec: TableSpec,
-    columns: tuple[Column, ...],
+    part: Part,
     window: Window,
-    ticket: ledger.Ticket,
-) -> tuple[Copied, Buckets | None]:
-    """Stream the window's rows into staging, and all rows of buckets in which a row is gone; the buckets held whole."""
+    bounds: extractions.Bounds,
+) -> tuple[Staged, Buckets | None]:
+    """Stream the part's rows into staging; what was staged, and the buckets held whole."""
+    seen = take_snapshot(source, spec)
+    columns = source_columns(source, spec)
+    if _digest(shape_of(source, spec, columns)) != part.shape:
+        problem = f"{spec.name}: its columns changed while it was about to be read"
+        if spec.rows_per_range:
+            raise TerminalError(f"{problem}; clear the table's {spec.first_task} task, which looks at it again")
+        raise TransientError(f"{problem}; try again")
+    range_ = in_range(spec, columns, *bounds)
+    _refuse_null_cursors(source, spec, columns, range_)
+    if part.ranges == 1:
+        warehouse.execute(_create_staging(part.extraction_id, columns))
+    names, form = [column.name for column in columns], copy_format(column.type for column in columns)
+    staging = extractions.staging_table(part.extraction_id)
 
     def copy(where: sql.Composable) -> Copied:
-        names, form = [column.name for column in columns], copy_format(column.type for column in columns)
-        return stream(source, rows_of(spec, columns, where), warehouse, ticket.staging, names, form)
+        rows = rows_of(spec, columns, where)
+        return stream(source, rows, warehouse, staging, names, form, freeze=part.ranges == 1)
 
-    wanted = in_window(spec, window)
-    copied = copy(wanted)
+    wanted = sql.SQL("{} and {}").format(in_window(spec, window), range_)
+    copied, held = copy(wanted), window.buckets
     if window.mode in ("first", "full"):
-        return copied, WHOLE
-    if window.mode != "incremental" or spec.deletes == "ignore":
-        return copied, window.buckets
-    held = differing_buckets(source, warehouse, spec, columns, ticket.staging)
-    if not held.numbers:
-        return copied, None
-    key = identifiers(spec.key)
-    return copied + copy(sql.SQL("{} and ({}) is not true").format(held.condition(key), wanted)), held
+        held = WHOLE
+    elif window.mode == "incremental" and spec.deletes == "soft":
+        differing = differing_buckets(source, warehouse, spec, columns, staging)
+        if differing.numbers:
+            held = differing
+            copied += copy(sql.SQL("{} and ({}) is not true").format(held.condition(identifiers(spec.key)), wanted))
+    if window.mode == "incremental":
+        _warn_of_future_cursors(warehouse, spec, staging, seen)
+    return Staged(seen.snapshot_xmax, seen.snapshot_running, copied.rows, copied.bytes, form), held
 
 
 def _follow(warehouse: Connection, spec: TableSpec, drift: Drift, window: Window) -> Window:
@@ -157,13 +213,15 @@ def take_snapshot(source: Connection, spec: TableSpec) -> _Snapshot:
     return seen
 
 
-def _refuse_null_cursors(source: Connection, spec: TableSpec, columns: tuple[Column, ...]) -> None:
+def _refuse_null_cursors(
+    source: Connection, spec: TableSpec, columns: tuple[Column, ...], where: sql.Composable
+) -> None:
     nullable = {column.name for column in columns if not column.is_not_null}
     if spec.cursor not in nullable or spec.null_cursor == "always":
         return
-    query = sql.SQL("select exists (select 1 from {} where {} is null)")
+    query = sql.SQL("select exists (select 1 from {} where {} is null and {})")
     relation = sql.Identifier(spec.schema_name, spec.identifier)
-    row = source.execute(query.format(relation, sql.Identifier(spec.cursor))).fetchone()
+    row = source.execute(query.format(relation, sql.Identifier(spec.cursor), where)).fetchone()
     if row and row[0]:
         raise TerminalError(
             f"{spec.name}: rows with NULL in cursor {spec.cursor!r} would never be read; "
@@ -171,17 +229,20 @@ def _refuse_null_cursors(source: Connection, spec: TableSpec, columns: tuple[Col
         )
 
 
-def _create_staging(ticket: ledger.Ticket, columns: tuple[Column, ...]) -> sql.Composed:
+def _create_staging(extraction_id: int, columns: tuple[Column, ...]) -> sql.Composed:
     # The type's spelling comes from format_type() of the source's catalog, already quoted.
     definitions = [sql.Identifier(c.name) + sql.SQL(" " + c.type) for c in columns]  # type: ignore[arg-type]
-    return sql.SQL("create table {} ({})").format(ticket.staging, sql.SQL(", ").join(definitions))
+    staging = extractions.staging_table(extraction_id)
+    return sql.SQL("create table {} ({})").format(staging, sql.SQL(", ").join(definitions))
 
 
-def _warn_of_future_cursors(warehouse: Connection, spec: TableSpec, ticket: ledger.Ticket, seen: _Snapshot) -> None:
+def _warn_of_future_cursors(warehouse: Connection, spec: TableSpec, staging: sql.Identifier, seen: _Snapshot) -> None:
     assert spec.cursor is not None
     query = sql.SQL("select count(*) from {} where {} > {}")
-    row = warehouse.execute(
-        query.format(ticket.staging, sql.Identifier(spec.cursor), instant(spec, seen.taken_at))
-    ).fetchone()
+    row = warehouse.execute(query.format(staging, sql.Identifier(spec.cursor), instant(spec, seen.taken_at))).fetchone()
     if row and row[0]:
         log.warning("rows carry a cursor in the future: read again until it passes", table=spec.name, rows=row[0])
+
+
+def _digest(shape: dict[str, Any]) -> str:
+    return md5(json.dumps(shape, sort_keys=True).encode(), usedforsecurity=False).hexdigest()

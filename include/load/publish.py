@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,7 +17,7 @@ from include.buckets import Buckets
 from include.catalog import Column, columns_of, raw_columns
 from include.drift import Drift, add_column, change_type, compare, views_on
 from include.errors import TerminalError
-from include.load import ledger
+from include.load import extractions, ledger
 from include.sessions import Connection, identifiers, relation_text
 from include.sources import TableSpec
 from include.sql import statement
@@ -30,10 +30,14 @@ ANALYZE_FROM_ROWS = 10_000
 
 @dataclass(frozen=True)
 class _Load:
-    """What one publish works on: a batch, the columns it staged and the instant its rows are stamped with."""
+    """What one publish works on: a batch, the columns it staged and the instant its rows are stamped with.
+
+    Of a table in ranges, `batch` is all of them at the place of the oldest snapshot; `newest` has the newest.
+    """
 
     spec: TableSpec
     batch: Batch
+    newest: Batch
     columns: tuple[Column, ...]
     loaded_at: datetime
 
@@ -43,7 +47,7 @@ class _Load:
 
     @property
     def staging(self) -> sql.Identifier:
-        return ledger.staging_table(self.batch.extraction_id)
+        return extractions.staging_table(self.batch.extraction_id)
 
     @property
     def names(self) -> list[str]:
@@ -59,7 +63,7 @@ class _Counts:
     deleted: int = 0
 
 
-def load_batch(connection: Connection, spec: TableSpec, batch: Batch) -> LoadResult:
+def load_batch(connection: Connection, spec: TableSpec, *parts: Batch) -> LoadResult:
     """Publish a staged batch in raw and record it in the ledger, in one transaction.
 
     Repeating it is harmless: a batch that the ledger already holds is not applied again. Readers see raw before or
@@ -68,13 +72,17 @@ def load_batch(connection: Connection, spec: TableSpec, batch: Batch) -> LoadRes
     Args:
         connection: A pinned session of the loader role.
         spec: The table.
-        batch: From `extract_table`.
+        parts: From `extract_part`, one for each range; where the table was cut again, the newest extraction counts.
 
     Raises:
-        TerminalError: the key is not unique or NULL, the batch is no longer staged, or a later attempt of the same
-            run already loaded the table.
+        TerminalError: the key is not unique or NULL, the batch is not staged in all its parts, or a later attempt of
+            the same run already loaded the table.
         psycopg.OperationalError: server, network or lock time-out; trying again helps.
     """
+    extraction = max(part.extraction_id for part in parts)
+    parts = tuple(sorted((part for part in parts if part.extraction_id == extraction), key=lambda part: part.place))
+    rows, size = (sum(getattr(part, name) for part in parts) for name in ("rows_extracted", "bytes_extracted"))
+    batch = replace(parts[0], rows_extracted=rows, bytes_extracted=size)
     with _readable_key_errors(spec), connection.transaction():
         ledger.lock(connection, spec.name)
         earlier = _find_load(connection, batch)
@@ -82,7 +90,8 @@ def load_batch(connection: Connection, spec: TableSpec, batch: Batch) -> LoadRes
             log.info("this batch was loaded before: nothing to do", table=spec.name)
             return earlier
         newer = _newer_loads(connection, spec, batch)
-        load = _Load(spec, batch, _staged_columns(connection, spec, batch), _next_loaded_at(connection, spec))
+        columns = _staged_columns(connection, spec, parts)
+        load = _Load(spec, batch, parts[-1], columns, _next_loaded_at(connection, spec))
         raw = raw_columns(connection, spec)
         if raw and any(_covers(other, batch) for other in newer):
             log.info("a newer load has read all that this one did: nothing to add", table=spec.name)
@@ -111,7 +120,8 @@ def _newer_loads(connection: Connection, spec: TableSpec, batch: Batch) -> list[
     """Loads whose snapshot is newer than the batch's: their rows must not be replaced.
 
     Raises:
-        TerminalError: a later attempt of the same run has loaded: this one is a zombie.
+        TerminalError: a later attempt of the same run has loaded: this one is a zombie. Or a load read some ranges of
+            the table before this batch and some after it: neither may replace the rows of the other.
     """
     values = {"source": spec.source, "table": spec.table, "after_load_id": batch.after_load_id}
     with connection.cursor(row_factory=namedtuple_row) as cursor:
@@ -120,8 +130,14 @@ def _newer_loads(connection: Connection, spec: TableSpec, batch: Batch) -> list[
         raise TerminalError(
             f"{spec.name}: a later attempt of run {batch.run_id} has already loaded; this one stops without a change"
         )
-    mine = (batch.snapshot_xmax, -batch.snapshot_running)
-    return [load for load in loads if (load.snapshot_xmax, -load.snapshot_running) > mine]
+    newer = [load for load in loads if (load.snapshot_xmax, -load.snapshot_running) > batch.place]
+    for load in newer:
+        if (load.oldest_xmax, -load.oldest_running) < batch.place:
+            raise TerminalError(
+                f"{spec.name}: run {load.run_id} read it in ranges at the same time; "
+                f"clear the table's {spec.first_task} task, which reads it again"
+            )
+    return newer
 
 
 def _covers(newer: Any, batch: Batch) -> bool:
@@ -134,16 +150,16 @@ def _covers(newer: Any, batch: Batch) -> bool:
     return newer.mode == "incremental" and batch.window_start is not None and newer.window_start <= batch.window_start
 
 
-def _staged_columns(connection: Connection, spec: TableSpec, batch: Batch) -> tuple[Column, ...]:
-    columns = columns_of(connection, ledger.SCHEMA, f"staging_{batch.extraction_id}")
-    staged = -1
-    if columns:
-        count = sql.SQL("select count(*) from {}").format(ledger.staging_table(batch.extraction_id))
-        staged = connection.execute(count).fetchone()[0]  # type: ignore[index]
-    if staged != batch.rows_extracted:
-        found = f"{staged} of {batch.rows_extracted} rows" if columns else "nothing"
+def _staged_columns(connection: Connection, spec: TableSpec, parts: Sequence[Batch]) -> tuple[Column, ...]:
+    """Columns of the staging table, if every part is in it. What is noted of a part is as durable as its rows."""
+    columns = columns_of(connection, ledger.SCHEMA, f"staging_{parts[0].extraction_id}")
+    staged = extractions.staged_rows(connection, parts[0].extraction_id)
+    if not columns or staged != {part.number: part.rows_extracted for part in parts}:
+        total, wanted = sum(filter(None, staged.values())), sum(part.rows_extracted for part in parts)
+        found = f"{total} of {wanted} rows" if columns and staged else "nothing"
         raise TerminalError(
-            f"{spec.name}: {found} staged for run {batch.run_id}; clear the table's extract task, which reads it again"
+            f"{spec.name}: {found} staged for run {parts[0].run_id}; "
+            f"clear the table's {spec.first_task} task, which reads it again"
         )
     return columns
 
@@ -193,7 +209,7 @@ def _merge(connection: Connection, load: _Load, raw: tuple[Column, ...], newer: 
     _evolve(connection, load.spec, drift)
     if load.spec.key:
         counts = _upsert(connection, load, newer, list(drift.gone))
-        held = ledger.held_buckets(connection, load.batch.extraction_id)
+        held = extractions.held_buckets(connection, load.batch.extraction_id)
         if held and load.spec.deletes == "soft":
             counts = replace(counts, deleted=_soft_delete(connection, load, held, newer))
     else:
@@ -307,7 +323,11 @@ def _replace(connection: Connection, load: _Load) -> _Counts:
 def _record(connection: Connection, load: _Load, counts: _Counts) -> None:
     last = ledger.last_mark(connection, load.spec) if load.batch.mark else None
     values = {
-        **{name: getattr(load.batch, name) for name in load.batch.__dataclass_fields__},
+        **vars(load.batch),
+        "oldest_xmax": load.batch.snapshot_xmax,
+        "oldest_running": load.batch.snapshot_running,
+        "snapshot_xmax": load.newest.snapshot_xmax,
+        "snapshot_running": load.newest.snapshot_running,
         "mark": max(load.batch.mark, last.mark) if load.batch.mark and last else load.batch.mark,
         "rows_inserted": counts.inserted,
         "rows_updated": counts.updated,

@@ -32,7 +32,7 @@ def run_of(database: Path, number: int) -> tuple[str, str]:
 def tasks_of(database: Path, number: int) -> list[Task]:
     """The tasks of a run."""
     query = """
-        select task_id, coalesce(custom_operator_name, operator), ti.state, coalesce(duration, 0)
+        select task_id, coalesce(custom_operator_name, operator), ti.state, coalesce(duration, 0), map_index
         from task_instance ti join dag_run dr on ti.dag_id = dr.dag_id and ti.run_id = dr.run_id
         where dr.id = ?
     """

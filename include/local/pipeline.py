@@ -20,7 +20,7 @@ from include.local.errors import LocalError
 from include.progress import Console
 
 DAG_ID = "elt_pipeline"
-_ENDED = re.compile(r"\[DAG TEST\] end task task_id=(\S+)")
+_ENDED = re.compile(r"\[DAG TEST\] end task task_id=(\S+) map_index=(-?\d+)")
 _ERROR = re.compile(r"^(?:[\w.]*(?:Exception|Error|Skip)): (.+)")
 
 
@@ -79,8 +79,8 @@ def run_dag(here: Installation, environment: dict[str, str], console: Console, l
     console.line('The marts:   psql "$(make -s dsn-warehouse)" -c "select * from marts.fct_sales limit 5"')
     console.line("The graph:   make ui")
     if state != "success":
-        for task_id, error in failures.items():
-            console.line(f"\n✗ {task_id}\n  {error}")
+        for name, error in failures.items():
+            console.line(f"\n✗ {name}\n  {error}")
         console.line(f"\nThe run failed; its full log is {log}")
     return state == "success"
 
@@ -98,9 +98,9 @@ def _follow(
             if ended := _ENDED.search(line):
                 number = metadata.latest_run(here.metadata, DAG_ID)
                 tasks = metadata.tasks_of(here.metadata, number) if number > before else []
-                task = next(task for task in tasks if task.task_id == ended[1])
+                task = next(task for task in tasks if (task.task_id, str(task.map_index)) == ended.groups())
                 if task.state == "failed":
-                    failures[task.task_id] = error
+                    failures[task.name] = error
                 console.show(task, tasks, error)
                 error = ""
     return failures

@@ -30,7 +30,7 @@ comment on column _elt.load_ledger.mark is
 comment on column _elt.load_ledger.watermark_before is
 'The Airflow Variable as this load''s extraction read it; tells a crash before its update from a person''s edit.';
 comment on column _elt.load_ledger.snapshot_xmax is
-'With snapshot_running, the place of the read snapshot in the order of the source''s snapshots.';
+'With snapshot_running, the place of the newest read snapshot in the order of the source''s snapshots.';
 
 create index if not exists load_ledger_table_idx on _elt.load_ledger (source, table_name, load_id desc);
 
@@ -48,11 +48,30 @@ create table if not exists _elt.extraction (
 -- Columns that came later, for ledgers made before them.
 alter table _elt.load_ledger add column if not exists source_shape jsonb;
 alter table _elt.load_ledger add column if not exists copy_format text;
-alter table _elt.extraction add column if not exists bucket_count integer;
-alter table _elt.extraction add column if not exists buckets integer[];
+alter table _elt.load_ledger add column if not exists oldest_xmax bigint;
+alter table _elt.load_ledger add column if not exists oldest_running integer;
 alter table _elt.extraction add column if not exists source_shape jsonb;
 
 comment on column _elt.load_ledger.source_shape is
 'The source table as this load saw it: its number, and number, type and nullability of each column. Null: a backfill.';
-comment on column _elt.extraction.buckets is
+create table if not exists _elt.extraction_range (
+    extraction_id bigint not null references _elt.extraction on delete cascade,
+    number integer not null,
+    lower_key text[],
+    upper_key text[],
+    snapshot_xmax bigint,
+    snapshot_running integer,
+    rows_extracted bigint,
+    bytes_extracted bigint,
+    copy_format text,
+    bucket_count integer,
+    buckets integer[],
+    primary key (extraction_id, number)
+);
+
+comment on table _elt.extraction_range is
+'What one task of an extraction reads, lower_key <= key < upper_key, and, once it is staged, what was found.';
+comment on column _elt.load_ledger.oldest_xmax is
+'With oldest_running, the place of the oldest read snapshot: another one only where the table was read in ranges.';
+comment on column _elt.extraction_range.buckets is
 'Buckets, of bucket_count, of which every row is staged: what raw holds beyond that is gone from the source.';

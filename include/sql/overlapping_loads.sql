@@ -7,6 +7,8 @@ select
     window_start,
     snapshot_xmax,
     snapshot_running,
+    coalesce(oldest_xmax, snapshot_xmax) as oldest_xmax,
+    coalesce(oldest_running, snapshot_running) as oldest_running,
     loaded_at
 from _elt.load_ledger
 where source = %(source)s and table_name = %(table)s and load_id > %(after_load_id)s

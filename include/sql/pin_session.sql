@@ -1,4 +1,5 @@
--- Rerunnable: settings of this session alone. Text forms that both servers read back to the same bytes.
+-- Rerunnable: settings of this session alone. Text forms that both servers read back to the same bytes; and the server
+-- notices within two minutes that a client's machine is gone, with the locks that the next attempt waits for.
 select set_config(setting.name, setting.value, false)
 from (
     values
@@ -14,6 +15,9 @@ from (
     ('search_path', 'pg_catalog'),
     ('row_security', 'off'),
     ('synchronous_commit', 'on'),
+    ('tcp_keepalives_idle', '60s'),
+    ('tcp_keepalives_interval', '10s'),
+    ('tcp_keepalives_count', '6'),
     ('lock_timeout', '60s'),
     ('statement_timeout', '6h'),
     ('idle_in_transaction_session_timeout', '1h'),

@@ -77,9 +77,20 @@ def test_a_staging_model_waits_for_its_own_table_alone(dag: DAG) -> None:
 
 
 def test_children_are_read_before_their_parents(dag: DAG) -> None:
-    assert "shop.order_items.extract" in upstream(dag, "shop.orders.extract")
+    assert "shop.order_items.extract" in upstream(dag, "shop.orders.cut")
     assert "shop.order_items.extract" in upstream(dag, "shop.products.extract")
     assert "shop.orders.extract" in upstream(dag, "shop.customers.extract")
+
+
+def test_a_table_that_may_be_cut_has_an_extract_for_each_range(dag: DAG) -> None:
+    mapped = [task.task_id for task in dag.tasks if task.is_mapped]
+    assert mapped == [f"{spec.name}.extract" for spec in load_specs(MODELS_DIR) if spec.rows_per_range]
+    assert mapped == ["shop.orders.extract"]
+    for task_id in mapped:
+        cut = task_id.replace(".extract", ".cut")
+        assert dag.get_task(task_id).upstream_task_ids == {cut}
+        # Left out or failed, a table must not stop the next; its own ranges have nothing to read then.
+        assert dag.get_task(cut).trigger_rule == "all_done" and dag.get_task(task_id).trigger_rule == "all_success"
 
 
 def test_the_horizon_is_read_before_any_table(dag: DAG) -> None:

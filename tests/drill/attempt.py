@@ -113,7 +113,9 @@ class Attempt:
     def _call(self) -> Any:
         if self.task == "horizon":
             return tasks.open_run.function(SOURCE)
-        function = {"extract": tasks.extract, "load": tasks.load}[self.task].function
+        if self.task == "extract range":
+            return tasks.extract_range.function(self.given)
+        function = {"cut": tasks.cut, "extract": tasks.extract, "load": tasks.load}[self.task].function
         return function(f"{SOURCE}.{self.table}", self.given)
 
     def _stand_in(self) -> None:

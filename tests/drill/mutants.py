@@ -48,10 +48,10 @@ def mark_before_commit() -> None:
     """Set the Variable, then load. A kill in between leaves a watermark above the data."""
     load_batch = tasks.load_batch
 
-    def mutant(warehouse: Any, spec: Any, batch: Any) -> Any:
-        if batch.mark:
-            tasks.Variable.set(spec.watermark_key, batch.mark.isoformat())
-        return load_batch(warehouse, spec, batch)
+    def mutant(warehouse: Any, spec: Any, *parts: Any) -> Any:
+        if parts[0].mark:
+            tasks.Variable.set(spec.watermark_key, parts[0].mark.isoformat())
+        return load_batch(warehouse, spec, *parts)
 
     replace(tasks, "load_batch", mutant)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,9 +13,9 @@ import psycopg
 import pytest
 
 from include import watermark
-from include.batch import Batch, Horizon, LoadResult, Window
+from include.batch import Batch, Horizon, LoadResult, Part, Window
 from include.extract.horizon import read_horizon
-from include.extract.table import extract_table
+from include.extract.table import begin_extraction, extract_part, extract_table
 from include.load import ledger
 from include.load.publish import load_batch
 from include.sessions import Connection, pin
@@ -48,7 +49,7 @@ class Pipeline:
     def horizon(self) -> Horizon:
         return read_horizon(self.source, "shop")
 
-    def extract(
+    def _asked(
         self,
         spec: TableSpec,
         *,
@@ -56,16 +57,28 @@ class Pipeline:
         window: Window | None = None,
         variable: str | None = None,
         horizon: Horizon | None = None,
-    ) -> Batch:
+    ) -> tuple[Any, ...]:
         horizon = horizon or self.horizon()
         ledger.ensure(self.warehouse, spec.raw_schema)
         if window is None:
             window = watermark.next_window(spec, variable, ledger.standing_mark(self.warehouse, spec), horizon)
         run_id = run_id or f"run_{next(self._runs)}"
-        return extract_table(self.source, self.warehouse, spec, run_id, window, horizon, variable)
+        return self.source, self.warehouse, spec, run_id, window, horizon, variable
 
-    def load(self, spec: TableSpec, batch: Batch) -> LoadResult:
-        return load_batch(self.warehouse, spec, batch)
+    def extract(self, spec: TableSpec, **asked: Any) -> Batch:
+        return extract_table(*self._asked(spec, **asked))
+
+    def cut(self, spec: TableSpec, **asked: Any) -> list[Part]:
+        """Through XCom, as the tasks get them."""
+        parts = begin_extraction(*self._asked(spec, **asked))
+        return [Part.from_json(json.loads(json.dumps(part.to_json()))) for part in parts]
+
+    def read(self, spec: TableSpec, part: Part) -> Batch:
+        batch = extract_part(self.source, self.warehouse, spec, part)
+        return Batch.from_json(json.loads(json.dumps(batch.to_json())))
+
+    def load(self, spec: TableSpec, *batches: Batch) -> LoadResult:
+        return load_batch(self.warehouse, spec, *batches)
 
     def run(self, spec: TableSpec, **extract: Any) -> LoadResult:
         return self.load(spec, self.extract(spec, **extract))

@@ -8,7 +8,7 @@ import pytest
 
 from include.batch import Window
 from include.buckets import WHOLE, count_for
-from include.load import ledger
+from include.load import extractions
 from include.sources import TableSpec
 from tests.include.conftest import Pipeline
 
@@ -88,7 +88,7 @@ def test_a_table_truncated_and_loaded_again_is_read_whole(pipeline: Pipeline, sp
     pipeline.app.execute("create table dump as select id + 100 as id, amount + 1 as amount from orders")
     pipeline.app.execute("truncate orders; insert into orders select id, amount, '2025-01-01' from dump")
     batch = pipeline.extract(spec)
-    assert ledger.held_buckets(pipeline.warehouse, batch.extraction_id) == WHOLE
+    assert extractions.held_buckets(pipeline.warehouse, batch.extraction_id) == WHOLE
     assert pipeline.load(spec, batch).rows_deleted == 100
     pipeline.assert_equal()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -13,7 +14,7 @@ from psycopg import sql
 from include import watermark
 from include.batch import Window
 from include.errors import ConfigError, DriftError, TerminalError
-from include.load import ledger
+from include.load import extractions, ledger
 from tests.include.conftest import Pipeline
 
 DAY = timedelta(days=1)
@@ -193,14 +194,35 @@ def test_a_zombie_cannot_stage_after_its_retry_cleaned_up(pipeline: Pipeline, mo
     spec = pipeline.spec()
     insert(pipeline, 1)
     pipeline.run(spec)
-    retry = pipeline.beside()
+    retry, claim = pipeline.beside(), extractions.claim
 
-    def clean_up(*_: object) -> None:
-        ledger.discard_leftovers(retry.warehouse, spec, lambda run_id: run_id == "r1")
+    def clean_up(*args: Any) -> Any:
+        extractions.discard_leftovers(retry.warehouse, spec, lambda run_id: run_id == "r1")
+        return claim(*args)
 
-    monkeypatch.setattr("include.extract.table._warn_of_future_cursors", clean_up)
+    monkeypatch.setattr(extractions, "claim", clean_up)
     with pytest.raises(TerminalError, match="a later attempt has taken over"):
         pipeline.extract(spec, run_id="r1")
+    assert staging_tables(pipeline) == []
+
+
+def test_what_an_attempt_is_at_is_left_alone(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that hangs keeps its locks: it must not hold up the next run, which removes what it staged later."""
+    spec = pipeline.spec()
+    insert(pipeline, 1)
+    other = pipeline.beside()
+
+    with monkeypatch.context() as patch:
+
+        def next_run(*_: object) -> None:
+            patch.undo()
+            extractions.discard_leftovers(other.warehouse, spec, lambda run_id: run_id == "hangs")
+            other.run(spec, run_id="next")
+
+        patch.setattr(extractions, "record", next_run)
+        pipeline.extract(spec, run_id="hangs")
+    assert len(staging_tables(pipeline)) == 1
+    extractions.discard_leftovers(pipeline.warehouse, spec, lambda run_id: run_id == "hangs")
     assert staging_tables(pipeline) == []
 
 
@@ -278,7 +300,7 @@ def test_what_is_staged_survives_a_crash_whatever_the_servers_default(pipeline: 
 def test_a_batch_that_lost_rows_is_refused(pipeline: Pipeline) -> None:
     insert(pipeline, 1, 2)
     batch = pipeline.extract(pipeline.spec())
-    pipeline.warehouse.execute(f"delete from _elt.staging_{batch.extraction_id} where id = 1")
+    pipeline.warehouse.execute("update _elt.extraction_range set rows_extracted = 1")
     with pytest.raises(TerminalError, match="1 of 2 rows staged .* clear the table's extract task"):
         pipeline.load(pipeline.spec(), batch)
 
@@ -288,7 +310,7 @@ def test_leftovers_of_dead_runs_are_removed(pipeline: Pipeline) -> None:
     insert(pipeline, 1)
     pipeline.extract(spec, run_id="dead")
     alive = pipeline.extract(spec, run_id="alive")
-    ledger.discard_leftovers(pipeline.warehouse, spec, lambda run_id: run_id == "dead")
+    extractions.discard_leftovers(pipeline.warehouse, spec, lambda run_id: run_id == "dead")
     assert staging_tables(pipeline) == [f"staging_{alive.extraction_id}"]
 
 

@@ -85,7 +85,7 @@ def test_a_zombie_leaves_alone_what_its_retry_has_staged(monkeypatch: pytest.Mon
     monkeypatch.setattr(tasks, "get_current_context", lambda: here)
     monkeypatch.setattr(tasks, "session", lambda *_, **__: nullcontext())
     monkeypatch.setattr(tasks.ledger, "ensure", lambda *_: None)
-    monkeypatch.setattr(tasks.ledger, "discard_leftovers", discard_leftovers)
+    monkeypatch.setattr(tasks.extractions, "discard_leftovers", discard_leftovers)
     with pytest.raises(TransientError):
         tasks.extract.function("shop.orders", {})
     assert asked == [False, True]

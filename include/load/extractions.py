@@ -1,0 +1,160 @@
+"""Extractions under way, in the warehouse: what each of their tasks reads, who is at it, and what is staged.
+
+The row of a range is its lock: whoever stages the range, loads it or drops it holds that row first, then its table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import astuple, dataclass
+from datetime import datetime
+from typing import Any
+
+import structlog
+from psycopg import errors, sql
+from psycopg.rows import class_row, namedtuple_row
+from psycopg.types.json import Jsonb
+
+from include.batch import Part, Staged
+from include.buckets import Buckets
+from include.errors import TerminalError
+from include.load.ledger import SCHEMA
+from include.sessions import Connection
+from include.sources import TableSpec
+from include.sql import statement
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A begun extraction: its number, the newest load it follows and its begin by the warehouse's clock."""
+
+    extraction_id: int
+    after_load_id: int
+    started_at: datetime
+
+
+Bounds = tuple[list[str] | None, list[str] | None]
+"""The keys, as text, that a range begins with and ends before; None: unbounded."""
+
+
+def staging_table(extraction_id: int) -> sql.Identifier:
+    """Staging table of an extraction; named by number, so that no source name can outgrow 63 bytes."""
+    return sql.Identifier(SCHEMA, f"staging_{extraction_id}")
+
+
+def begin(
+    connection: Connection,
+    spec: TableSpec,
+    run_id: str,
+    shape: dict[str, Any] | None,
+    bounds: Sequence[list[str]] = (),
+) -> Ticket:
+    """Draw the number of a new extraction and note its ranges; committed before any read snapshot is taken.
+
+    Args:
+        connection: A warehouse session.
+        spec: The table.
+        run_id: Airflow run.
+        shape: The source table's shape, which the load will put in the ledger.
+        bounds: The keys, as text, that ranges after the first begin with.
+    """
+    values = {"source": spec.source, "table": spec.table, "run_id": run_id, "shape": Jsonb(shape) if shape else None}
+    insert = "insert into _elt.extraction_range (extraction_id, number, lower_key, upper_key) values (%s, %s, %s, %s)"
+    with connection.transaction(), connection.cursor(row_factory=class_row(Ticket)) as cursor:
+        ticket = cursor.execute(statement("begin_extraction"), values).fetchone()
+        assert ticket is not None
+        for number, (lower, upper) in enumerate(zip([None, *bounds], [*bounds, None], strict=True)):
+            cursor.execute(insert, (ticket.extraction_id, number, lower, upper))
+    return ticket
+
+
+def claim(connection: Connection, spec: TableSpec, part: Part) -> tuple[Bounds, Staged | None]:
+    """Hold a part until the transaction ends; waits for another attempt at it, up to `lock_timeout`.
+
+    Returns:
+        Its range of the key, and what an earlier attempt has staged.
+
+    Raises:
+        TerminalError: it was loaded, or a later attempt has discarded it: nothing may be staged any more.
+    """
+    query = """
+        select lower_key, upper_key, snapshot_xmax, snapshot_running, rows_extracted, bytes_extracted, copy_format
+        from _elt.extraction_range where extraction_id = %s and number = %s for update
+    """
+    row = connection.execute(query, (part.extraction_id, part.number)).fetchone()
+    if row is None:
+        raise TerminalError(
+            f"{spec.name}: what it was to read is loaded, or a later attempt has taken over; this one stops without a "
+            f"change; to read the table again, clear its {spec.first_task} task"
+        )
+    return row[:2], None if row[2] is None else Staged(*row[2:])
+
+
+def record(connection: Connection, part: Part, staged: Staged, held: Buckets | None) -> None:
+    """Note a part as staged, in the transaction that staged its rows: one is as durable as the other.
+
+    Args:
+        connection: In the transaction that claimed the part.
+        part: The part.
+        staged: What was read of it.
+        held: Buckets of which every row is staged.
+    """
+    query = """
+        update _elt.extraction_range set snapshot_xmax = %s, snapshot_running = %s, rows_extracted = %s,
+            bytes_extracted = %s, copy_format = %s, bucket_count = %s, buckets = %s
+        where extraction_id = %s and number = %s
+    """
+    buckets = (held.count, list(held.numbers)) if held else (None, None)
+    connection.execute(query, (*astuple(staged), *buckets, part.extraction_id, part.number))
+
+
+def staged_rows(connection: Connection, extraction_id: int) -> dict[int, int | None]:
+    """Rows staged of each range, None while they are not; the ranges are held until the transaction ends."""
+    query = (
+        "select number, rows_extracted from _elt.extraction_range where extraction_id = %s order by number for update"
+    )
+    return dict(connection.execute(query, (extraction_id,)).fetchall())
+
+
+def held_buckets(connection: Connection, extraction_id: int) -> Buckets | None:
+    """The buckets of which an extraction staged every row. Its ranges, if it has several, agree: they are the whole."""
+    query = "select bucket_count, buckets from _elt.extraction_range where extraction_id = %s and number = 0"
+    row = connection.execute(query, (extraction_id,)).fetchone()
+    return Buckets(row[0], tuple(row[1])) if row and row[0] else None
+
+
+def discard_leftovers(connection: Connection, spec: TableSpec, is_over: Callable[[str], bool]) -> None:
+    """Drop what dead attempts at this table staged; what an attempt that still moves is at waits for the next run.
+
+    Args:
+        connection: A warehouse session.
+        spec: The table.
+        is_over: Whether a run id can no longer load what it staged.
+    """
+    with connection.cursor(row_factory=namedtuple_row) as cursor:
+        rows = cursor.execute(
+            "select extraction_id, run_id from _elt.extraction where source = %s and table_name = %s",
+            (spec.source, spec.table),
+        ).fetchall()
+    for row in rows:
+        if is_over(row.run_id) and discard(connection, row.extraction_id):
+            log.info(
+                "leftover staging dropped",
+                table=spec.name,
+                run_id=row.run_id,
+                extraction_id=row.extraction_id,
+            )
+
+
+def discard(connection: Connection, extraction_id: int) -> bool:
+    """Forget an extraction and drop what it staged, unless an attempt holds one of its ranges."""
+    with suppress(errors.LockNotAvailable), connection.transaction():
+        query = "select from _elt.extraction_range where extraction_id = %s order by number for update nowait"
+        connection.execute(query, (extraction_id,))
+        connection.execute("delete from _elt.extraction where extraction_id = %s", (extraction_id,))
+        connection.execute(sql.SQL("drop table if exists {}").format(staging_table(extraction_id)))
+        return True
+    return False
