@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import structlog
-from airflow.sdk import DAG, TaskGroup, TriggerRule
+from airflow.sdk import DAG, TaskGroup, TriggerRule, get_parsing_context
 from airflow.sdk.bases.operator import BaseOperator
+from airflow.sdk.definitions.param import ParamsDict
 from cosmos import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
 from cosmos.constants import DbtResourceType, InvocationMode, LoadMode, SourceRenderingBehavior, TestBehavior
 from cosmos.converter import DbtToAirflowConverter
@@ -34,6 +35,9 @@ OPERATORS = {
 }
 """What a node that builds something becomes: the task's id inside the node's group, and its operator."""
 
+RENDERED = {"source", *(kind.value for kind in OPERATORS)}
+"""Kinds of nodes that become tasks, tests apart."""
+
 _SOURCE_CALL = re.compile(r"""source\(\s*['"](.+?)['"]\s*,\s*['"](.+?)['"]\s*\)""")
 
 PROFILE = ProfileConfig(
@@ -46,12 +50,16 @@ PROFILE = ProfileConfig(
 def render_pipeline(dag: DAG) -> None:
     """Add every task of the pipeline to `dag`: sources, models and tests, in the order dbt's graph demands.
 
+    A process that Airflow starts for one task gets that one alone, with the group it stands in.
+
     Raises:
         ConfigError: a source entry or the dbt project is broken; names file and remedy.
     """
     specs = {spec.name: spec for spec in load_specs(dbt_project.MODELS_DIR)}
     path = dbt_project.manifest_path()
-    pipeline = _Pipeline(dag, specs, json.loads(path.read_text(encoding="utf-8")))
+    pipeline = _Pipeline(dag, specs, json.loads(path.read_text(encoding="utf-8")), get_parsing_context().task_id)
+    # A run takes its parameters from the DAG; every task would copy them several times over.
+    params, dag.params = dag.params, ParamsDict()
     DbtToAirflowConverter(
         dag=dag,
         project_config=ProjectConfig(
@@ -76,14 +84,33 @@ def render_pipeline(dag: DAG) -> None:
     )
     pipeline.order_extracts()
     pipeline.add_tests()
+    dag.params = params
+
+
+class _Reachable(dict[str, set[str]]):
+    """All that can be reached from a node along `edges`, worked out once."""
+
+    def __init__(self, edges: dict[str, list[str]]) -> None:
+        super().__init__()
+        self._edges = edges
+
+    def __missing__(self, unique_id: str) -> set[str]:
+        near = set(self._edges.get(unique_id, ()))
+        self[unique_id] = near.union(*(self[other] for other in near))
+        return self[unique_id]
 
 
 class _Pipeline:
-    """The tasks made so far, by dbt's unique id, and the groups they stand in."""
+    """The tasks made so far, by dbt's unique id, and the groups they stand in.
 
-    def __init__(self, dag: DAG, specs: dict[str, TableSpec], manifest: dict[str, Any]) -> None:
+    Args:
+        only: Id of the one task that is needed; None for all.
+    """
+
+    def __init__(self, dag: DAG, specs: dict[str, TableSpec], manifest: dict[str, Any], only: str | None) -> None:
         self.dag = dag
         self.specs = specs
+        self.only = only
         self.nodes: dict[str, Any] = {**manifest["nodes"], **manifest["sources"]}
         self.parents: dict[str, list[str]] = manifest["parent_map"]
         self.first: dict[str, BaseOperator] = {}
@@ -92,11 +119,14 @@ class _Pipeline:
         self.groups: dict[str, TaskGroup] = {}
         self.horizons: dict[str, Any] = {}
         self.task_args: dict[str, Any] = {}
-        self._above: dict[str, set[str]] = {}
+        self.above = _Reachable(manifest["parent_map"])
+        self.below = _Reachable(manifest["child_map"])
 
-    def add_source(self, node: DbtNode) -> TaskGroup:
+    def add_source(self, node: DbtNode) -> TaskGroup | None:
         """A source table: extract, then load; of one that may be cut, an extract for each range."""
-        source, table = node.unique_id.split(".")[-2:]
+        source, table = self._place_of(node.unique_id)
+        if not self._is_wanted(f"{source}.{table}") and self.only != f"{source}.horizon":
+            return None
         with self._layer(source):
             if source not in self.horizons:
                 self.horizons[source] = open_run(source)
@@ -110,28 +140,38 @@ class _Pipeline:
         self.read[node.unique_id] = batch.operator
         return group
 
-    def add_node(self, node: DbtNode, task_args: dict[str, Any]) -> TaskGroup:
+    def add_node(self, node: DbtNode, task_args: dict[str, Any]) -> TaskGroup | None:
         """A model, snapshot or seed: one task in a group that its tests join later."""
+        self.task_args = task_args
+        layer, name = self._place_of(node.unique_id)
+        if not self._is_wanted(f"{layer}.{name}"):
+            return None
         task_id, operator = OPERATORS[node.resource_type]
-        with self._layer(self._layer_of(node.unique_id)), self._group(node.unique_id, node.name) as group:
+        with self._layer(layer), self._group(node.unique_id, name) as group:
             task = operator(**self._arguments(node.unique_id), **task_args, task_id=task_id)
         self.first[node.unique_id] = self.last[node.unique_id] = task
-        self.task_args = task_args
         return group
 
     def add_tests(self) -> None:
         """One task per data test, after all its parents and before what depends on all of them, as `dbt build` does."""
+        taken: set[str] = set()
         for unique_id, node in sorted(self.nodes.items()):
             if node["resource_type"] != "test":
                 continue
-            parents = [parent for parent in self.parents[unique_id] if parent in self.last]
-            with self._group_of_test(unique_id, parents) as group:
-                task_id = self._test_id(node, group)
-                task = DbtTest(**self._arguments(unique_id), **self.task_args, task_id=task_id)
-            for parent in parents:
-                self.last[parent] >> task
-            for blocked in self._blocked_by(set(parents)):
-                task >> self.first[blocked]
+            parents = [parent for parent in self.parents[unique_id] if parent.split(".")[0] in RENDERED]
+            place = self._place_of_test(parents)
+            task_id = self._test_id(node, place, taken)
+            taken.add(f"{place}.{task_id}")
+            if self.only in (None, f"{place}.{task_id}"):
+                self._add_test(unique_id, task_id, parents)
+
+    def _add_test(self, unique_id: str, task_id: str, parents: list[str]) -> None:
+        with self.groups[parents[0]] if len(parents) == 1 else self._layer(self._furthest_layer(parents)):
+            task = DbtTest(**self._arguments(unique_id), **self.task_args, task_id=task_id)
+        for neighbour in (parent for parent in parents if parent in self.last):
+            self.last[neighbour] >> task
+        for blocked in self._blocked_by(parents):
+            task >> self.first[blocked]
 
     def order_extracts(self) -> None:
         """Read children before parents: what a foreign key names in an earlier snapshot exists in a later one.
@@ -168,18 +208,10 @@ class _Pipeline:
         above = self.first[unique_id].get_flat_relative_ids(upstream=True)
         return {other for other in self.sources if self.first[other].task_id in above}
 
-    def _blocked_by(self, parents: set[str]) -> Iterator[str]:
+    def _blocked_by(self, parents: list[str]) -> Iterator[str]:
         """Nodes that depend on all `parents`, the nearest only: the others wait for those."""
-        for unique_id in self.first:
-            if parents <= self._ancestors(unique_id):
-                if not any(parents <= self._ancestors(above) for above in self.parents[unique_id]):
-                    yield unique_id
-
-    def _ancestors(self, unique_id: str) -> set[str]:
-        if unique_id not in self._above:
-            parents = set(self.parents.get(unique_id, ()))
-            self._above[unique_id] = parents.union(*(self._ancestors(parent) for parent in parents))
-        return self._above[unique_id]
+        below = set.intersection(*(self.below[parent] for parent in parents))
+        return (each for each in below if each in self.first and below.isdisjoint(self.parents[each]))
 
     def _arguments(self, unique_id: str) -> dict[str, Any]:
         node = self.nodes[unique_id]
@@ -189,11 +221,23 @@ class _Pipeline:
             "extra_context": {"dbt_unique_id": unique_id},
         }
 
-    def _layer_of(self, unique_id: str) -> str:
+    def _is_wanted(self, group_id: str) -> bool:
+        return self.only is None or self.only.startswith(f"{group_id}.")
+
+    def _place_of(self, unique_id: str) -> tuple[str, str]:
+        """The layer a node stands in, and the name of its group there."""
         node = self.nodes[unique_id]
         if node["resource_type"] == "source":
-            return node["source_name"]
-        return node["fqn"][1] if node["resource_type"] == "model" else f"{node['resource_type']}s"
+            return node["source_name"], node["name"]
+        layer = node["fqn"][1] if node["resource_type"] == "model" else f"{node['resource_type']}s"
+        return layer, unique_id.split(".", 2)[2].replace(".", "_")  # after a dot comes a model's version
+
+    def _place_of_test(self, parents: list[str]) -> str:
+        """The group of its one parent; a test with several stands in the layer of the parent furthest downstream."""
+        return ".".join(self._place_of(parents[0])) if len(parents) == 1 else self._furthest_layer(parents)
+
+    def _furthest_layer(self, parents: list[str]) -> str:
+        return self._place_of(max(parents, key=lambda parent: len(self.above[parent])))[0]
 
     def _layer(self, name: str) -> TaskGroup:
         if name not in self.groups:
@@ -204,18 +248,12 @@ class _Pipeline:
         self.groups[unique_id] = TaskGroup(name, dag=self.dag)
         return self.groups[unique_id]
 
-    def _group_of_test(self, unique_id: str, parents: list[str]) -> TaskGroup:
-        """The group of its one parent; a test with several stands in the layer of the parent furthest downstream."""
-        if len(parents) == 1:
-            return self.groups[parents[0]]
-        return self._layer(self._layer_of(max(parents, key=lambda parent: len(self._ancestors(parent)))))
-
-    def _test_id(self, node: dict[str, Any], group: TaskGroup) -> str:
-        """`unique_customer_id` in the group of its model; the test's own name outside, or where two would clash."""
+    def _test_id(self, node: dict[str, Any], place: str, taken: set[str]) -> str:
+        """`unique_customer_id` in the group of its model; the test's own name where two would clash."""
         metadata = node.get("test_metadata")
         column = node.get("column_name")
         if metadata and column:
             short = f"{metadata['name']}_{column}"
-            if group.child_id(short) not in self.dag.task_ids:
+            if f"{place}.{short}" not in taken:
                 return short
         return node["name"]

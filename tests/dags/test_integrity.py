@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG, CronDataIntervalTimetable
+from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsing_context_manager
 from cosmos.operators.local import DbtRunLocalOperator, DbtSnapshotLocalOperator, DbtTestLocalOperator
 
 from include.dbt_project import MODELS_DIR, manifest_path
@@ -54,6 +55,20 @@ def test_every_file_parses_and_the_bag_is_not_empty(bag: DagBag) -> None:
 def test_task_ids_are_the_reviewed_ones(dag: DAG) -> None:
     """A renamed task loses its history and its marks in the UI: a change of this file is read in review."""
     assert EXPECTED.read_text().split() == sorted(dag.task_ids), f"if intended, write the new ids to {EXPECTED}"
+
+
+def test_a_process_for_one_task_makes_the_same_task_and_little_else(dag: DAG) -> None:
+    """Airflow parses the file again in every task's process, and says there which task it wants."""
+    looked_at = ("task_type", "trigger_rule", "retries", "doc_md", "select", "extra_context", "op_args", "op_kwargs")
+    for expected in dag.tasks:
+        with _airflow_parsing_context_manager(dag.dag_id, expected.task_id):
+            parsed = DagBag(str(ROOT / "dags/elt_pipeline.py")).dags[dag.dag_id]
+        made = parsed.get_task(expected.task_id)
+        for name in looked_at:
+            assert repr(getattr(made, name, None)) == repr(getattr(expected, name, None)), (expected.task_id, name)
+        assert made.task_group.group_id == expected.task_group.group_id
+        assert parsed.params.dump() == dag.params.dump()
+        assert len(parsed.tasks) <= (20 if expected.task_id == "shop.horizon" else 7)
 
 
 def test_one_task_per_model_snapshot_and_test(dag: DAG, manifest: dict[str, Any]) -> None:
