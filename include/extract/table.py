@@ -232,8 +232,9 @@ def _refuse_null_cursors(
 def _create_staging(extraction_id: int, columns: tuple[Column, ...]) -> sql.Composed:
     # The type's spelling comes from format_type() of the source's catalog, already quoted.
     definitions = [sql.Identifier(c.name) + sql.SQL(" " + c.type) for c in columns]  # type: ignore[arg-type]
-    staging = extractions.staging_table(extraction_id)
-    return sql.SQL("create table {} ({})").format(staging, sql.SQL(", ").join(definitions))
+    # A first load's staging table becomes raw: a page with room for a row's next version spares the key a new entry.
+    query = sql.SQL("create table {} ({}) with (fillfactor = 95)")
+    return query.format(extractions.staging_table(extraction_id), sql.SQL(", ").join(definitions))
 
 
 def _warn_of_future_cursors(warehouse: Connection, spec: TableSpec, staging: sql.Identifier, seen: _Snapshot) -> None:
