@@ -9,6 +9,7 @@ than most models. These subclasses keep what its operators give (one node a task
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -61,6 +62,23 @@ def dbt_hook() -> PostgresHook:
         except AirflowNotFoundException:
             continue
     return PostgresHook(CONNECTIONS[-1])
+
+
+def warm_up() -> None:
+    """Do once, in the process that forks the tasks, what each of them would do again.
+
+    Reads the manifest and has dbt select nothing from it, without a look at the database: until then dbt has not made
+    the code with which its classes are read and checked, which takes longer than most models do.
+    """
+    from dbt.adapters.factory import reset_adapters
+    from dbt.cli.main import dbtRunner
+
+    profile = profile_environment(dbt_hook().connection.get_uri())
+    with TemporaryDirectory() as folder, environ({**os.environ, **profile}):
+        places = ["--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR), "--target-path", folder]
+        command = ["compile", "--quiet", "--select", "path:none", *places, "--log-path", folder, *QUIET]
+        dbtRunner(manifest=load_manifest(profile["DBT_DBNAME"])).invoke(command)
+        reset_adapters()
 
 
 class _InProcess(DbtLocalBaseOperator):

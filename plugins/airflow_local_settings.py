@@ -1,18 +1,23 @@
 """Airflow imports this module at start-up because the plugins folder is on its path.
 
-A task runs in a process forked from the scheduler (LocalExecutor) or from a Celery worker. What these import once is
+A task runs in a process forked from the scheduler (LocalExecutor) or from a Celery worker. What these have done once is
 free in every task; without it each dbt task pays seconds for dbt's imports alone (docs/decisions.md).
 """
 
+import logging
 import sys
 
 FORKING_COMMANDS = {"scheduler", "celery", "standalone"}
 
 if FORKING_COMMANDS & set(sys.argv[1:2]):
-    import include.rendering  # noqa: F401 isort: skip (sets up dbt before dbt is imported)
+    import include.rendering  # isort: skip (sets up dbt before dbt is imported)
 
     import dbt.adapters.postgres  # noqa: F401
-    import dbt.cli.main  # noqa: F401
     import dbt.task.run  # noqa: F401
     import dbt.task.snapshot  # noqa: F401
     import dbt.task.test  # noqa: F401
+
+    try:
+        include.dbt_tasks.warm_up()
+    except Exception:  # a broken dbt project or a connection that only tasks see: they work, or say why not, themselves
+        logging.getLogger(__name__).warning("dbt is not warmed up: its tasks start slower", exc_info=True)

@@ -1,0 +1,32 @@
+"""What the processes that fork tasks do at their start."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from include.local.environment import ROOT
+
+NOBODY_LISTENS = "postgresql://nobody@127.0.0.1:1/warehouse"
+
+START = """
+import sys
+sys.argv = ["airflow", "scheduler"]
+import airflow_local_settings
+from include.dbt_project import _load_manifest
+print("manifests read:", _load_manifest.cache_info().currsize)
+"""
+
+
+@pytest.mark.parametrize("connection, read", [(NOBODY_LISTENS, 1), ("{", 0)])
+def test_the_scheduler_is_warm_without_a_database_and_starts_even_if_it_cannot_be(connection: str, read: int) -> None:
+    variables = {"AIRFLOW_CONN_WAREHOUSE_DBT": connection, "PYTHONPATH": f"{ROOT}:{ROOT / 'plugins'}"}
+    done = subprocess.run(
+        [sys.executable, "-c", START], env={**os.environ, **variables}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"manifests read: {read}" in done.stdout
+    assert ("dbt is not warmed up" in done.stdout + done.stderr) == (read == 0)
