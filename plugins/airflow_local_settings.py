@@ -16,7 +16,11 @@ if FORKING_COMMANDS & set(sys.argv[1:2]):
     import dbt.task.run  # noqa: F401
     import dbt.task.snapshot  # noqa: F401
     import dbt.task.test  # noqa: F401
+    from airflow.sdk.lineage import get_hook_lineage_collector
+    from airflow.sdk.listener import get_listener_manager
 
+    get_listener_manager()
+    get_hook_lineage_collector()
     try:
         include.dbt_tasks.warm_up()
     except Exception:  # a broken dbt project or a connection that only tasks see: they work, or say why not, themselves

@@ -16,8 +16,11 @@ START = """
 import sys
 sys.argv = ["airflow", "scheduler"]
 import airflow_local_settings
+from airflow.sdk.plugins_manager import _get_plugins
 from include.dbt_project import _load_manifest
-print("manifests read:", _load_manifest.cache_info().currsize)
+assert _get_plugins.cache_info().currsize, "each task would look for plugins again"
+print("manifests read:", _load_manifest.cache_info().misses)
+print("warmed up again as a plugin:", _load_manifest.cache_info().hits)
 """
 
 
@@ -29,4 +32,5 @@ def test_the_scheduler_is_warm_without_a_database_and_starts_even_if_it_cannot_b
     )
     assert done.returncode == 0, done.stderr
     assert f"manifests read: {read}" in done.stdout
+    assert "as a plugin: 0" in done.stdout
     assert ("dbt is not warmed up" in done.stdout + done.stderr) == (read == 0)
