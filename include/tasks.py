@@ -39,7 +39,8 @@ REFUSALS = (
 """What a server says to a statement that it will refuse again: a missing privilege, a value or a row too large."""
 
 
-@task(task_id="horizon")
+# multiple_outputs: Airflow would also store each entry of a returned dictionary by itself, a request each.
+@task(task_id="horizon", multiple_outputs=False)
 def open_run(source: str) -> dict[str, Any]:
     """Check the run's parameters, then read the source's safe horizon, before any table is read.
 
@@ -53,7 +54,7 @@ def open_run(source: str) -> dict[str, Any]:
 
 
 # Tables are read one after another (include/rendering.py), but one that fails or is left out must not stop the next.
-@task(task_id="extract", trigger_rule=TriggerRule.ALL_DONE)
+@task(task_id="extract", trigger_rule=TriggerRule.ALL_DONE, multiple_outputs=False)
 def extract(table: str, horizon: dict[str, Any] | None) -> dict[str, Any]:
     """Stage the rows of this run's window in the warehouse.
 
@@ -83,7 +84,7 @@ def cut(table: str, horizon: dict[str, Any] | None) -> list[dict[str, Any]]:
         return [part.to_json() for part in begin_extraction(*sessions, *asked)]
 
 
-@task(task_id="extract", map_index_template="{{ range }}")
+@task(task_id="extract", map_index_template="{{ range }}", multiple_outputs=False)
 def extract_range(part: dict[str, Any]) -> dict[str, Any]:
     """Stage one range of a table, or all of its window where `cut` made one of it.
 
@@ -130,7 +131,7 @@ def _extraction(table: str, horizon: dict[str, Any] | None) -> Iterator[tuple[An
         yield (source, warehouse), (spec, run_id, window, read, variable)
 
 
-@task(task_id="load")
+@task(task_id="load", multiple_outputs=False)
 def load(table: str, batch: dict[str, Any] | Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Publish the staged rows in raw with their ledger row, then show the watermark in the Airflow Variable.
 
