@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCAL := $(BIN)/python -m include.local
 export PYTHONUNBUFFERED := 1
+# A shell that forbids it would have each process compile 2,500 modules anew: 6 s of CPU instead of 3.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help
 help: ## show this list

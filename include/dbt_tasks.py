@@ -51,7 +51,8 @@ TRANSIENT = re.compile(
 """What dbt's message says when the outside failed, or another run created the same thing first. Anything else, a wrong
 statement for one, fails again and again."""
 
-QUIET = ("--no-use-colors", "--no-write-json", "--no-populate-cache", "--log-level-file", "none")
+LEAN = ("--threads", "1", "--no-use-colors", "--no-write-json", "--no-populate-cache", "--log-level-file", "none")
+"""One node needs one thread, and nobody reads dbt's own log and artifacts of it."""
 
 
 def dbt_hook() -> PostgresHook:
@@ -102,7 +103,10 @@ class _InProcess(DbtLocalBaseOperator):
         from dbt.adapters.factory import reset_adapters
         from dbt.cli.main import dbtRunner
         from dbt_common.behavior_flags import BehaviorFlagRendered
+        from dbt_common.tests import enable_test_caching
 
+        # dbt's own switch to keep what depends on nothing but a text or the installed packages: parsed macros, plugins.
+        enable_test_caching()
         # dbt would walk the whole call stack, source lines and all, to name the module that declared each of its flags.
         BehaviorFlagRendered._default_source = staticmethod(lambda: "dbt")  # type: ignore[method-assign]
         profile = profile_environment(dbt_hook().connection.get_uri())
@@ -113,7 +117,7 @@ class _InProcess(DbtLocalBaseOperator):
             arguments = [*cmd[1:], "--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR)]
             arguments += ["--profile", PROFILE, "--target", TARGET, "--target-path", str(target), "--log-path", folder]
             try:
-                result = dbtRunner(manifest=manifest).invoke([*arguments, *QUIET])
+                result = dbtRunner(manifest=manifest).invoke([*arguments, *LEAN])
             finally:
                 reset_adapters()  # or the next invocation in this process finds this one's connections
             self.store_compiled_sql(folder, context)
