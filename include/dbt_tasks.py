@@ -33,6 +33,7 @@ from include.dbt_project import PROFILE, PROJECT_DIR, TARGET, load_manifest, pro
 
 if TYPE_CHECKING:
     from dbt.cli.main import dbtRunnerResult
+    from dbt.contracts.graph.manifest import Manifest
 
 # A task's process ends without cleaning up. Locks of this kind end with it; those of dbt's own kind, which is for
 # processes that dbt never starts, would be reported as leaked in the last line of every task's log.
@@ -71,15 +72,28 @@ def warm_up() -> None:
     Reads the manifest and has dbt select nothing from it, without a look at the database: until then dbt has not made
     the code with which its classes are read and checked, which takes longer than most models do.
     """
-    from dbt.adapters.factory import reset_adapters
-    from dbt.cli.main import dbtRunner
-
     profile = profile_environment(dbt_hook().connection.get_uri())
     with TemporaryDirectory() as folder, environ({**os.environ, **profile}):
-        places = ["--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR), "--target-path", folder]
-        command = ["compile", "--quiet", "--select", "path:none", *places, "--log-path", folder, *QUIET]
-        dbtRunner(manifest=load_manifest(profile["DBT_DBNAME"])).invoke(command)
-        reset_adapters()
+        _invoke(["compile", "--quiet", "--select", "path:none"], folder, load_manifest(profile["DBT_DBNAME"]))
+
+
+def _invoke(command: list[str], folder: str, manifest: Manifest | None) -> dbtRunnerResult:
+    """Run a dbt command on the project in this process; what it writes goes below `folder`."""
+    from dbt.adapters.factory import reset_adapters
+    from dbt.cli.main import dbtRunner
+    from dbt_common.behavior_flags import BehaviorFlagRendered
+    from dbt_common.tests import enable_test_caching
+
+    # dbt's own switch to keep what depends on nothing but a text or the installed packages: parsed macros, plugins.
+    enable_test_caching()
+    # dbt would walk the whole call stack, source lines and all, to name the module that declared each of its flags.
+    BehaviorFlagRendered._default_source = staticmethod(lambda: "dbt")  # type: ignore[method-assign]
+    places = ["--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR), "--profile", PROFILE]
+    places += ["--target", TARGET, "--target-path", str(Path(folder) / "target"), "--log-path", folder]
+    try:
+        return dbtRunner(manifest=manifest).invoke([*command, *places, *LEAN])
+    finally:
+        reset_adapters()  # or the next invocation in this process finds this one's connections
 
 
 class _InProcess(DbtLocalBaseOperator):
@@ -100,26 +114,11 @@ class _InProcess(DbtLocalBaseOperator):
         self, cmd: list[str], env: dict[str, Any], context: Context, *args: Any, **kwargs: Any
     ) -> dbtRunnerResult:
         """Invoke dbt on the node; `cmd` is Cosmos's command line without its project and profile flags."""
-        from dbt.adapters.factory import reset_adapters
-        from dbt.cli.main import dbtRunner
-        from dbt_common.behavior_flags import BehaviorFlagRendered
-        from dbt_common.tests import enable_test_caching
-
-        # dbt's own switch to keep what depends on nothing but a text or the installed packages: parsed macros, plugins.
-        enable_test_caching()
-        # dbt would walk the whole call stack, source lines and all, to name the module that declared each of its flags.
-        BehaviorFlagRendered._default_source = staticmethod(lambda: "dbt")  # type: ignore[method-assign]
         profile = profile_environment(dbt_hook().connection.get_uri())
         # Variables may change what the project parses to: dbt has to read it again.
         manifest = None if self.vars else load_manifest(profile["DBT_DBNAME"])
         with TemporaryDirectory() as folder, environ(env | profile):
-            target = Path(folder) / "target"
-            arguments = [*cmd[1:], "--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR)]
-            arguments += ["--profile", PROFILE, "--target", TARGET, "--target-path", str(target), "--log-path", folder]
-            try:
-                result = dbtRunner(manifest=manifest).invoke([*arguments, *LEAN])
-            finally:
-                reset_adapters()  # or the next invocation in this process finds this one's connections
+            result = _invoke(cmd[1:], folder, manifest)
             self.store_compiled_sql(folder, context)
             self._override_rtif(context)
         if result.success and not result.result.results:
