@@ -12,6 +12,7 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from include.catalog import columns_of
+from include.errors import TerminalError
 from include.sessions import Connection
 from include.sources import TableSpec
 from include.sql import statement
@@ -20,6 +21,8 @@ from include.watermark import LastMark
 log = structlog.get_logger(__name__)
 
 SCHEMA = "_elt"
+
+OLDEST_VERSION = 150_000
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,14 @@ def lock(connection: Connection, name: str) -> None:
 
 
 def ensure(connection: Connection, raw_schema: str) -> None:
-    """Create the ledger and a raw schema where they are missing; bring a ledger of an earlier version up to date."""
+    """Create the ledger and a raw schema where they are missing; bring a ledger of an earlier version up to date.
+
+    Raises:
+        TerminalError: the warehouse is older than PostgreSQL 15, the first with MERGE.
+    """
+    if connection.info.server_version < OLDEST_VERSION:
+        version = connection.info.parameter_status("server_version")
+        raise TerminalError(f"the warehouse is PostgreSQL {version}; 15 or later is needed")
     script = statement("create_ledger")
     made_by = f"Made by create_ledger.sql {md5(script.as_bytes(), usedforsecurity=False).hexdigest()}"
     current = (

@@ -27,8 +27,9 @@ log = structlog.get_logger(__name__)
 ANALYZE_FROM_ROWS = 10_000
 """Changed rows from which the planner's statistics are refreshed at once: dbt reads the table next."""
 
-ANALYZE_WHOLE_FROM = 0.1
-"""Share of changed rows from which all columns are analysed, autovacuum's own default."""
+SMALL_SHARE = 0.1
+"""Of raw's rows, below which a batch is small: its rows are looked up in the key, and few columns analysed after it.
+Autovacuum analyses the others from the same share on, by default."""
 
 
 @dataclass(frozen=True)
@@ -238,51 +239,81 @@ def _evolve(connection: Connection, spec: TableSpec, drift: Drift) -> None:
 
 
 def _upsert(connection: Connection, load: _Load, newer: list[datetime], gone: list[str]) -> _Counts:
+    """Insert what is new and update what differs. Unlike `on conflict`, MERGE locks and logs no row that it leaves."""
     query = sql.SQL(
         """
-        with written as (
-            insert into {raw} as old ({columns}, _loaded_at, _run_id)
-            select {columns}, {loaded_at}, {run_id} from {staging} order by {key}
-            on conflict ({key}) do {action}
-            returning (old.xmax = 0) as is_new
-        )
-        select count(*) filter (where is_new) as inserted, count(*) filter (where not is_new) as updated
-        from written
+        merge into {raw} as old
+        using (select * from {staging} order by {key}) as new on {same_key}
+        when matched and {differs} then {update}
+        when not matched then insert ({columns}, _loaded_at, _run_id) values ({new}, {loaded_at}, {run_id})
     """
     )
-    names = load.names
+    stamps = {"loaded_at": sql.Literal(load.loaded_at), "run_id": sql.Literal(load.batch.run_id)}
     composed = query.format(
         raw=load.raw,
-        columns=identifiers(names),
-        key=identifiers(load.spec.key),
-        loaded_at=sql.Literal(load.loaded_at),
-        run_id=sql.Literal(load.batch.run_id),
         staging=load.staging,
-        action=_on_conflict(load, newer, gone),
+        key=identifiers(load.spec.key),
+        same_key=_same_key(connection, load),
+        differs=_differs(load, newer),
+        update=_update(load, gone, stamps),
+        columns=identifiers(load.names),
+        new=identifiers(load.names, sql.SQL("new.")),
+        **stamps,
     )
-    with connection.cursor(row_factory=namedtuple_row) as cursor:
-        row = cursor.execute(composed).fetchone()
-    return _Counts(row.inserted, row.updated)
+    before = _inserted(connection, load)
+    with _by_index(connection, load):
+        written = connection.execute(composed).rowcount
+    inserted = _inserted(connection, load) - before
+    return _Counts(inserted, written - inserted)
 
 
-def _on_conflict(load: _Load, newer: list[datetime], gone: list[str]) -> sql.Composable:
+def _inserted(connection: Connection, load: _Load) -> int:
+    """Rows this transaction has inserted in raw: the command tag of MERGE adds inserts and updates up."""
+    relation = relation_text(load.spec.raw_schema, load.spec.table)
+    row = connection.execute("select pg_stat_get_xact_tuples_inserted(to_regclass(%s))", (relation,)).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def _same_key(connection: Connection, load: _Load) -> sql.Composable:
+    """As the key itself sees it: `=` of a citext means something else where only pg_catalog is searched."""
+    relation = relation_text(load.spec.raw_schema, load.spec.table)
+    parts = connection.execute(statement("key_operators"), {"relation": relation}).fetchall()
+    return sql.SQL(" and ").join(
+        sql.SQL("old.{0} " + equals + " new.{0}").format(sql.Identifier(column)) for column, equals in parts
+    )
+
+
+def _differs(load: _Load, newer: list[datetime]) -> sql.Composable:
+    """Whether the old row has to become the new one. `*<>` compares stored bytes: 1.0 and 1.00, 0 and -0 differ."""
     if load.spec.mode == "append":
-        return sql.SQL("nothing")
+        return sql.SQL("false")
+    return sql.SQL("(row({})::record *<> row({})::record or old._deleted_at is not null) and {}").format(
+        identifiers(load.names, sql.SQL("old.")), identifiers(load.names, sql.SQL("new.")), _not_newer(newer)
+    )
+
+
+def _update(load: _Load, gone: list[str], stamps: dict[str, sql.Literal]) -> sql.Composable:
     # The key too: 1.0 and 1.00, or `a` and `A` of a citext, are one key in different bytes.
-    assignments = [sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in load.names]
+    assignments = [sql.SQL("{0} = new.{0}").format(sql.Identifier(name)) for name in load.names]
     assignments += [sql.SQL("{} = null").format(sql.Identifier(name)) for name in gone]
-    # *<> compares the stored bytes: 1.0 and 1.00, 0 and -0 differ, and types without an equality work too.
-    differs = sql.SQL("row({})::record *<> row({})::record").format(
-        identifiers(load.names, sql.SQL("old.")), identifiers(load.names, sql.SQL("excluded."))
-    )
-    return sql.SQL(
-        "update set {assignments}, _loaded_at = excluded._loaded_at, _run_id = excluded._run_id, _deleted_at = null "
-        "where ({differs} or old._deleted_at is not null) and {not_newer}"
-    ).format(
-        assignments=sql.SQL(", ").join(assignments),
-        differs=differs,
-        not_newer=_not_newer(newer),
-    )
+    stamped = sql.SQL("update set {}, _loaded_at = {loaded_at}, _run_id = {run_id}, _deleted_at = null")
+    return stamped.format(sql.SQL(", ").join(assignments), **stamps)
+
+
+@contextmanager
+def _by_index(connection: Connection, load: _Load) -> Iterator[None]:
+    """Look the rows of a small batch up in the key, one by one, where the planner would rather read raw as a whole.
+
+    It takes each for a page from the disk, although they come in the order of the key.
+    """
+    whole = estimated_rows(connection, sql.SQL("select from {}").format(load.raw))
+    if load.batch.rows_extracted >= SMALL_SHARE * whole:
+        yield
+        return
+    connection.execute("set local enable_hashjoin = off; set local enable_mergejoin = off")
+    yield
+    connection.execute("set local enable_hashjoin to default; set local enable_mergejoin to default")
 
 
 def _not_newer(newer: list[datetime]) -> sql.Composable:
@@ -327,7 +358,7 @@ def _analyze(connection: Connection, load: _Load, changed: int) -> None:
     """Refresh the planner's statistics; where little changed, those alone by which dbt tells new rows from old."""
     columns = sql.SQL("")
     with connection.transaction():
-        if changed < ANALYZE_WHOLE_FROM * estimated_rows(connection, sql.SQL("select from {}").format(load.raw)):
+        if changed < SMALL_SHARE * estimated_rows(connection, sql.SQL("select from {}").format(load.raw)):
             connection.execute("set local default_statistics_target = 10")  # a sample of 3,000 rows
             told_by = ["_loaded_at", *(name for name in load.names if name == load.spec.cursor)]
             columns = sql.SQL("({})").format(identifiers(told_by))

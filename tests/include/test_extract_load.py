@@ -59,6 +59,41 @@ def test_rows_that_did_not_change_are_not_written(pipeline: Pipeline) -> None:
     assert pipeline.raw("select _loaded_at from raw_shop.orders") == [(first.loaded_at,)]
 
 
+def test_rows_that_did_not_change_are_not_even_locked(pipeline: Pipeline) -> None:
+    """A lock is a write of the row's page, and right after a checkpoint of the whole page to the log."""
+    insert(pipeline, *range(1, 30))
+    pipeline.run(pipeline.spec())
+    assert pipeline.run(pipeline.spec()).rows_extracted == 29
+    assert pipeline.raw("select count(*) from raw_shop.orders where xmax <> 0") == [(0,)]
+
+
+def test_rows_are_found_by_any_key(pipeline: Pipeline) -> None:
+    """Few among many, by keys of several columns, of types outside pg_catalog, and declared in another order."""
+    pipeline.app.execute("create type mood as enum ('sad', 'glad')")
+    pipeline.warehouse.execute("create type public.mood as enum ('sad', 'glad')")
+    pipeline.app.execute(
+        "create table feelings (felt mood, n numeric, days daterange, note text, updated_at timestamptz, "
+        "primary key (felt, n, days))"
+    )
+    pipeline.app.execute(
+        "insert into feelings "
+        "select unnest(enum_range(null::mood)), n, daterange(null, current_date + n), '', '2026-01-01' "
+        "from generate_series(1, 100) n"
+    )
+    assert pipeline.run(pipeline.spec("feelings", key=["felt", "n", "days"])).rows_inserted == 200
+    pipeline.app.execute("update feelings set note = 'x', n = n + 0.00, updated_at = now() where n = 7")
+    pipeline.app.execute("insert into feelings values ('sad', 0, 'empty', 'new', now())")
+    result = pipeline.run(pipeline.spec("feelings", key=["n", "days", "felt"]))
+    assert (result.rows_inserted, result.rows_updated) == (1, 2)
+    pipeline.assert_same("felt, n, days, note", "feelings", "felt, n, days")
+
+
+def test_a_warehouse_without_merge_is_refused(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "OLDEST_VERSION", 990_000)
+    with pytest.raises(TerminalError, match="the warehouse is PostgreSQL .* or later is needed"):
+        ledger.ensure(pipeline.warehouse, "raw_shop")
+
+
 @pytest.mark.parametrize(("before", "after"), [("1.0", "1.00"), ("0", "null"), ("'NaN'", "'Infinity'")])
 def test_a_change_of_bytes_alone_arrives(pipeline: Pipeline, before: str, after: str) -> None:
     pipeline.app.execute(f"insert into orders values (1, {before})")

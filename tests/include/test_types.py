@@ -77,6 +77,16 @@ def test_a_value_identifies_its_row(pipeline: Pipeline, type_: str, value: str) 
     pipeline.assert_same("v, n", table, "v")
 
 
+def test_a_key_is_compared_as_its_type_compares(contrib: Pipeline) -> None:
+    contrib.app.execute("create table names (name citext primary key, n int, updated_at timestamptz default now())")
+    contrib.app.execute("insert into names values ('a', 1), ('b', 1)")
+    contrib.run(contrib.spec("names", key=["name"]))
+    contrib.app.execute("update names set name = 'A', updated_at = now() where name = 'a'")
+    result = contrib.run(contrib.spec("names", key=["name"]))
+    assert (result.rows_inserted, result.rows_updated) == (0, 1)
+    contrib.assert_same("name, n", "names", "name")
+
+
 def test_every_listed_type_is_tried_with_at_least_120_values() -> None:
     print(f"{len(CASES)} values of {len(VALUES)} types, {len(KEYS)} as keys; {len(CONTRIB_CASES)} of extensions")
     assert len(CASES) >= 120
