@@ -202,6 +202,7 @@ def _adopt(connection: Connection, load: _Load) -> _Counts:
     moved = sql.Identifier(load.spec.raw_schema, f"staging_{load.batch.extraction_id}")
     connection.execute(sql.SQL("alter table {} rename to {}").format(moved, name))
     if load.spec.key:
+        connection.execute(statement("memory_for_key"))
         key = sql.SQL("alter table {} add primary key ({})")
         connection.execute(key.format(load.raw, identifiers(load.spec.key)))
     return _Counts(inserted=load.batch.rows_extracted)

@@ -41,6 +41,22 @@ def test_the_key_of_raw_is_its_primary_key(pipeline: Pipeline) -> None:
     assert pipeline.raw(query) == [("orders_pkey",)]
 
 
+def test_the_key_is_built_with_memory_to_sort_it_in(pipeline: Pipeline) -> None:
+    pipeline.warehouse.execute(
+        """
+        create table public.seen (memory text);
+        create function public.note() returns event_trigger language plpgsql as $$
+        begin insert into public.seen values (current_setting('maintenance_work_mem')); end $$;
+        create event trigger note on ddl_command_end when tag in ('ALTER TABLE') execute function public.note();
+    """
+    )
+    for setting, memory in (("64MB", "256MB"), ("1GB", "1GB")):
+        pipeline.warehouse.execute(f"drop table if exists raw_shop.orders; set maintenance_work_mem = '{setting}'")
+        pipeline.run(pipeline.spec(mode="full"))
+        assert pipeline.raw("select memory from public.seen")[-1] == (memory,)
+        assert pipeline.raw("show maintenance_work_mem") == [(setting,)]
+
+
 def test_incremental_run_brings_inserts_and_updates(pipeline: Pipeline) -> None:
     insert(pipeline, 1, 2, at="now() - interval '1 day'")
     pipeline.run(pipeline.spec())
