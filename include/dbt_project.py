@@ -38,12 +38,13 @@ def manifest_path() -> Path:
     """Path of an up-to-date `manifest.json`; parses the project first if any of its files changed.
 
     The fingerprint is of contents, not times: a checkout or a container build changes only times. Beside it lies
-    `partial_parse.msgpack`, the same manifest in dbt's own form.
+    `partial_parse.msgpack`, the same manifest in dbt's own form. Both are in a folder that a person's own dbt commands,
+    perhaps with variables, do not write to.
 
     Raises:
         ConfigError: dbt cannot parse the project; carries dbt's own message.
     """
-    target = target_dir()
+    target = target_dir() / "graph"
     manifest, stamp = target / "manifest.json", target / "fingerprint"
     fingerprint = project_fingerprint()
     if _read(stamp) == fingerprint and manifest.exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -13,11 +13,11 @@ from psycopg import errors, sql
 from psycopg.rows import class_row, namedtuple_row
 
 from include.batch import Batch, LoadResult
-from include.buckets import Buckets
 from include.catalog import Column, columns_of, estimated_rows, raw_columns
 from include.drift import Drift, add_column, change_type, compare, views_on
 from include.errors import TerminalError
 from include.load import extractions, ledger
+from include.load.merge import SMALL_SHARE, Counts, Load, replace_all, soft_delete, upsert
 from include.sessions import Connection, identifiers, relation_text
 from include.sources import TableSpec
 from include.sql import statement
@@ -26,45 +26,6 @@ log = structlog.get_logger(__name__)
 
 ANALYZE_FROM_ROWS = 10_000
 """Changed rows from which the planner's statistics are refreshed at once: dbt reads the table next."""
-
-SMALL_SHARE = 0.1
-"""Of raw's rows, below which a batch is small: its rows are looked up in the key, and few columns analysed after it.
-Autovacuum analyses the others from the same share on, by default."""
-
-
-@dataclass(frozen=True)
-class _Load:
-    """What one publish works on: a batch, the columns it staged and the instant its rows are stamped with.
-
-    Of a table in ranges, `batch` is all of them at the place of the oldest snapshot; `newest` has the newest.
-    """
-
-    spec: TableSpec
-    batch: Batch
-    newest: Batch
-    columns: tuple[Column, ...]
-    loaded_at: datetime
-
-    @property
-    def raw(self) -> sql.Identifier:
-        return sql.Identifier(self.spec.raw_schema, self.spec.table)
-
-    @property
-    def staging(self) -> sql.Identifier:
-        return extractions.staging_table(self.batch.extraction_id)
-
-    @property
-    def names(self) -> list[str]:
-        return [column.name for column in self.columns]
-
-
-@dataclass(frozen=True)
-class _Counts:
-    """Rows a publish changed."""
-
-    inserted: int = 0
-    updated: int = 0
-    deleted: int = 0
 
 
 def load_batch(connection: Connection, spec: TableSpec, *parts: Batch) -> LoadResult:
@@ -95,12 +56,12 @@ def load_batch(connection: Connection, spec: TableSpec, *parts: Batch) -> LoadRe
             return earlier
         newer = _newer_loads(connection, spec, batch)
         columns = _staged_columns(connection, spec, parts)
-        load = _Load(spec, batch, parts[-1], columns, _next_loaded_at(connection, spec))
+        load = Load(spec, batch, parts[-1], columns, _next_loaded_at(connection, spec))
         raw = raw_columns(connection, spec)
         if raw and any(_covers(other, batch) for other in newer):
             log.info("a newer load has read all that this one did: nothing to add", table=spec.name)
             connection.execute(sql.SQL("drop table {}").format(load.staging))
-            counts = _Counts()
+            counts = Counts()
         elif raw:
             counts = _merge(connection, load, raw, [other.loaded_at for other in newer])
         else:
@@ -174,16 +135,18 @@ def _next_loaded_at(connection: Connection, spec: TableSpec) -> datetime:
     return row[0]
 
 
-def _refuse_a_part_as_the_whole(connection: Connection, load: _Load) -> None:
-    """Raw is gone, but the ledger says it was loaded: a slice of the table must not take its place."""
-    if load.batch.mode not in ("first", "full") and ledger.last_mark(connection, load.spec):
+def _refuse_a_part_as_the_whole(connection: Connection, load: Load) -> None:
+    """Raw is gone, but the ledger says it was loaded: less than was in it must not take its place under that mark."""
+    last, batch = ledger.last_mark(connection, load.spec), load.batch
+    if last and (batch.mode not in ("first", "full") or (batch.mark and batch.mark < last.mark)):
         raise TerminalError(
-            f"{load.spec.name}: {load.spec.raw_schema}.{load.spec.table} was dropped after this slice was read; "
-            "clear the table's extract task: without the raw table it reads everything (a backfill: after a normal run)"
+            f"{load.spec.name}: {load.spec.raw_schema}.{load.spec.table} was dropped after this was read; clear the "
+            f"table's {load.spec.first_task} task: without the raw table it reads everything (a backfill: after a "
+            "normal run)"
         )
 
 
-def _adopt(connection: Connection, load: _Load) -> _Counts:
+def _adopt(connection: Connection, load: Load) -> Counts:
     """First load: the staging table itself becomes raw.
 
     The key is built after the rows, and the three columns are added with constant defaults, which the catalog keeps:
@@ -205,20 +168,20 @@ def _adopt(connection: Connection, load: _Load) -> _Counts:
         connection.execute(statement("memory_for_key"))
         key = sql.SQL("alter table {} add primary key ({})")
         connection.execute(key.format(load.raw, identifiers(load.spec.key)))
-    return _Counts(inserted=load.batch.rows_extracted)
+    return Counts(inserted=load.batch.rows_extracted)
 
 
-def _merge(connection: Connection, load: _Load, raw: tuple[Column, ...], newer: list[datetime]) -> _Counts:
+def _merge(connection: Connection, load: Load, raw: tuple[Column, ...], newer: list[datetime]) -> Counts:
     """Bring raw to what the batch shows, changing only rows that differ."""
     drift = compare(load.spec, load.columns, raw)
     _evolve(connection, load.spec, drift)
     if load.spec.key:
-        counts = _upsert(connection, load, newer, list(drift.gone))
+        counts = upsert(connection, load, newer, list(drift.gone))
         held = extractions.held_buckets(connection, load.batch.extraction_id)
         if held and load.spec.deletes == "soft":
-            counts = replace(counts, deleted=_soft_delete(connection, load, held, newer))
+            counts = replace(counts, deleted=soft_delete(connection, load, held, newer))
     else:
-        counts = _replace(connection, load)
+        counts = replace_all(connection, load)
     connection.execute(sql.SQL("drop table {}").format(load.staging))
     return counts
 
@@ -239,123 +202,7 @@ def _evolve(connection: Connection, spec: TableSpec, drift: Drift) -> None:
         log.warning("column widened", table=spec.name, column=column.name, type=column.type)
 
 
-def _upsert(connection: Connection, load: _Load, newer: list[datetime], gone: list[str]) -> _Counts:
-    """Insert what is new and update what differs. Unlike `on conflict`, MERGE locks and logs no row that it leaves."""
-    query = sql.SQL(
-        """
-        merge into {raw} as old
-        using (select * from {staging} order by {key}) as new on {same_key}
-        when matched and {differs} then {update}
-        when not matched then insert ({columns}, _loaded_at, _run_id) values ({new}, {loaded_at}, {run_id})
-    """
-    )
-    stamps = {"loaded_at": sql.Literal(load.loaded_at), "run_id": sql.Literal(load.batch.run_id)}
-    composed = query.format(
-        raw=load.raw,
-        staging=load.staging,
-        key=identifiers(load.spec.key),
-        same_key=_same_key(connection, load),
-        differs=_differs(load, newer),
-        update=_update(load, gone, stamps),
-        columns=identifiers(load.names),
-        new=identifiers(load.names, sql.SQL("new.")),
-        **stamps,
-    )
-    before = _inserted(connection, load)
-    with _by_index(connection, load):
-        written = connection.execute(composed).rowcount
-    inserted = _inserted(connection, load) - before
-    return _Counts(inserted, written - inserted)
-
-
-def _inserted(connection: Connection, load: _Load) -> int:
-    """Rows this transaction has inserted in raw: the command tag of MERGE adds inserts and updates up."""
-    relation = relation_text(load.spec.raw_schema, load.spec.table)
-    row = connection.execute("select pg_stat_get_xact_tuples_inserted(to_regclass(%s))", (relation,)).fetchone()
-    assert row is not None
-    return row[0]
-
-
-def _same_key(connection: Connection, load: _Load) -> sql.Composable:
-    """As the key itself sees it: `=` of a citext means something else where only pg_catalog is searched."""
-    relation = relation_text(load.spec.raw_schema, load.spec.table)
-    parts = connection.execute(statement("key_operators"), {"relation": relation}).fetchall()
-    return sql.SQL(" and ").join(
-        sql.SQL("old.{0} " + equals + " new.{0}").format(sql.Identifier(column)) for column, equals in parts
-    )
-
-
-def _differs(load: _Load, newer: list[datetime]) -> sql.Composable:
-    """Whether the old row has to become the new one. `*<>` compares stored bytes: 1.0 and 1.00, 0 and -0 differ."""
-    if load.spec.mode == "append":
-        return sql.SQL("false")
-    return sql.SQL("(row({})::record *<> row({})::record or old._deleted_at is not null) and {}").format(
-        identifiers(load.names, sql.SQL("old.")), identifiers(load.names, sql.SQL("new.")), _not_newer(newer)
-    )
-
-
-def _update(load: _Load, gone: list[str], stamps: dict[str, sql.Literal]) -> sql.Composable:
-    # The key too: 1.0 and 1.00, or `a` and `A` of a citext, are one key in different bytes.
-    assignments = [sql.SQL("{0} = new.{0}").format(sql.Identifier(name)) for name in load.names]
-    assignments += [sql.SQL("{} = null").format(sql.Identifier(name)) for name in gone]
-    stamped = sql.SQL("update set {}, _loaded_at = {loaded_at}, _run_id = {run_id}, _deleted_at = null")
-    return stamped.format(sql.SQL(", ").join(assignments), **stamps)
-
-
-@contextmanager
-def _by_index(connection: Connection, load: _Load) -> Iterator[None]:
-    """Look the rows of a small batch up in the key, one by one, where the planner would rather read raw as a whole.
-
-    It takes each for a page from the disk, although they come in the order of the key.
-    """
-    whole = estimated_rows(connection, sql.SQL("select from {}").format(load.raw))
-    if load.batch.rows_extracted >= SMALL_SHARE * whole:
-        yield
-        return
-    connection.execute("set local enable_hashjoin = off; set local enable_mergejoin = off")
-    yield
-    connection.execute("set local enable_hashjoin to default; set local enable_mergejoin to default")
-
-
-def _not_newer(newer: list[datetime]) -> sql.Composable:
-    """Whether the old row was written by none of the loads that read a newer snapshot. Nearly always just `true`."""
-    return sql.SQL("old._loaded_at <> all ({})").format(sql.Literal(newer)) if newer else sql.SQL("true")
-
-
-def _soft_delete(connection: Connection, load: _Load, held: Buckets, newer: list[datetime]) -> int:
-    """Mark rows of buckets that were read whole, and in which the read did not find them."""
-    query = sql.SQL(
-        """
-        update {raw} as old set _deleted_at = {loaded_at}, _loaded_at = {loaded_at}, _run_id = {run_id}
-        where old._deleted_at is null and {not_newer} and {in_buckets}
-            and not exists (select 1 from {staging} as new where ({new_key}) = ({old_key}))
-    """
-    )
-    key = load.spec.key
-    return connection.execute(
-        query.format(
-            raw=load.raw,
-            loaded_at=sql.Literal(load.loaded_at),
-            run_id=sql.Literal(load.batch.run_id),
-            not_newer=_not_newer(newer),
-            in_buckets=held.condition(identifiers(key, sql.SQL("old."))),
-            staging=load.staging,
-            new_key=identifiers(key, sql.SQL("new.")),
-            old_key=identifiers(key, sql.SQL("old.")),
-        )
-    ).rowcount
-
-
-def _replace(connection: Connection, load: _Load) -> _Counts:
-    """A table without a key: all rows go and come, in the same transaction. DELETE, because TRUNCATE blocks readers."""
-    deleted = connection.execute(sql.SQL("delete from {}").format(load.raw)).rowcount
-    insert = sql.SQL("insert into {} ({columns}, _loaded_at, _run_id) select {columns}, {}, {} from {}")
-    stamps = (sql.Literal(load.loaded_at), sql.Literal(load.batch.run_id))
-    connection.execute(insert.format(load.raw, *stamps, load.staging, columns=identifiers(load.names)))
-    return _Counts(inserted=load.batch.rows_extracted, deleted=deleted)
-
-
-def _analyze(connection: Connection, load: _Load, changed: int) -> None:
+def _analyze(connection: Connection, load: Load, changed: int) -> None:
     """Refresh the planner's statistics; where little changed, those alone by which dbt tells new rows from old."""
     columns = sql.SQL("")
     with connection.transaction():
@@ -366,7 +213,7 @@ def _analyze(connection: Connection, load: _Load, changed: int) -> None:
         connection.execute(sql.SQL("analyze {} {}").format(load.raw, columns))
 
 
-def _record(connection: Connection, load: _Load, counts: _Counts) -> None:
+def _record(connection: Connection, load: Load, counts: Counts) -> None:
     last = ledger.last_mark(connection, load.spec) if load.batch.mark else None
     values = {
         **vars(load.batch),

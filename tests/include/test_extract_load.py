@@ -376,8 +376,19 @@ def test_a_slice_does_not_take_the_place_of_a_dropped_raw_table(pipeline: Pipeli
     pipeline.run(pipeline.spec())
     batch = pipeline.extract(pipeline.spec())
     pipeline.warehouse.execute("drop table raw_shop.orders")
-    with pytest.raises(TerminalError, match="was dropped after this slice was read"):
+    with pytest.raises(TerminalError, match="was dropped after this was read"):
         pipeline.load(pipeline.spec(), batch)
+
+
+def test_an_older_first_load_does_not_take_the_place_of_a_dropped_raw_table(pipeline: Pipeline) -> None:
+    spec = pipeline.spec()
+    insert(pipeline, 1)
+    older = pipeline.extract(spec, run_id="older")
+    insert(pipeline, 2)
+    pipeline.load(spec, pipeline.extract(spec, run_id="newer"))
+    pipeline.warehouse.execute("drop table raw_shop.orders")
+    with pytest.raises(TerminalError, match="was dropped after this was read"):
+        pipeline.load(spec, older)
 
 
 def test_full_mode_marks_rows_that_are_gone_and_brings_them_back(pipeline: Pipeline) -> None:

@@ -1,0 +1,173 @@
+"""Bring a raw table to what a staged batch shows, changing only the rows that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg import sql
+
+from include.batch import Batch
+from include.buckets import Buckets
+from include.catalog import Column, estimated_rows
+from include.load import extractions
+from include.sessions import Connection, identifiers, relation_text
+from include.sources import TableSpec
+from include.sql import statement
+
+SMALL_SHARE = 0.1
+"""Of raw's rows, below which a batch is small: its rows are looked up in the key, and few columns analysed after it.
+Autovacuum analyses the others from the same share on, by default."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one publish works on: a batch, the columns it staged and the instant its rows are stamped with.
+
+    Of a table in ranges, `batch` is all of them at the place of the oldest snapshot; `newest` has the newest.
+    """
+
+    spec: TableSpec
+    batch: Batch
+    newest: Batch
+    columns: tuple[Column, ...]
+    loaded_at: datetime
+
+    @property
+    def raw(self) -> sql.Identifier:
+        return sql.Identifier(self.spec.raw_schema, self.spec.table)
+
+    @property
+    def staging(self) -> sql.Identifier:
+        return extractions.staging_table(self.batch.extraction_id)
+
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Rows a publish changed."""
+
+    inserted: int = 0
+    updated: int = 0
+    deleted: int = 0
+
+
+def upsert(connection: Connection, load: Load, newer: list[datetime], gone: list[str]) -> Counts:
+    """Insert what is new and update what differs. Unlike `on conflict`, MERGE locks and logs no row that it leaves."""
+    query = sql.SQL(
+        """
+        merge into {raw} as old
+        using (select * from {staging} order by {key}) as new on {same_key}
+        when matched and {differs} then {update}
+        when not matched then insert ({columns}, _loaded_at, _run_id) values ({new}, {loaded_at}, {run_id})
+    """
+    )
+    stamps = {"loaded_at": sql.Literal(load.loaded_at), "run_id": sql.Literal(load.batch.run_id)}
+    composed = query.format(
+        raw=load.raw,
+        staging=load.staging,
+        key=identifiers(load.spec.key),
+        same_key=_same_key(connection, load),
+        differs=_differs(load, newer),
+        update=_update(load, gone, stamps),
+        columns=identifiers(load.names),
+        new=identifiers(load.names, sql.SQL("new.")),
+        **stamps,
+    )
+    before = _inserted(connection, load)
+    with _by_index(connection, load):
+        written = connection.execute(composed).rowcount
+    inserted = _inserted(connection, load) - before
+    return Counts(inserted, written - inserted)
+
+
+def soft_delete(connection: Connection, load: Load, held: Buckets, newer: list[datetime]) -> int:
+    """Mark rows of buckets that were read whole, and in which the read did not find them."""
+    query = sql.SQL(
+        """
+        update {raw} as old set _deleted_at = {loaded_at}, _loaded_at = {loaded_at}, _run_id = {run_id}
+        where old._deleted_at is null and {not_newer} and {in_buckets}
+            and not exists (select 1 from {staging} as new where ({new_key}) = ({old_key}))
+    """
+    )
+    key = load.spec.key
+    return connection.execute(
+        query.format(
+            raw=load.raw,
+            loaded_at=sql.Literal(load.loaded_at),
+            run_id=sql.Literal(load.batch.run_id),
+            not_newer=_not_newer(newer),
+            in_buckets=held.condition(identifiers(key, sql.SQL("old."))),
+            staging=load.staging,
+            new_key=identifiers(key, sql.SQL("new.")),
+            old_key=identifiers(key, sql.SQL("old.")),
+        )
+    ).rowcount
+
+
+def replace_all(connection: Connection, load: Load) -> Counts:
+    """A table without a key: all rows go and come, in the same transaction. DELETE, because TRUNCATE blocks readers."""
+    deleted = connection.execute(sql.SQL("delete from {}").format(load.raw)).rowcount
+    insert = sql.SQL("insert into {} ({columns}, _loaded_at, _run_id) select {columns}, {}, {} from {}")
+    stamps = (sql.Literal(load.loaded_at), sql.Literal(load.batch.run_id))
+    connection.execute(insert.format(load.raw, *stamps, load.staging, columns=identifiers(load.names)))
+    return Counts(inserted=load.batch.rows_extracted, deleted=deleted)
+
+
+def _inserted(connection: Connection, load: Load) -> int:
+    """Rows this transaction has inserted in raw: the command tag of MERGE adds inserts and updates up."""
+    relation = relation_text(load.spec.raw_schema, load.spec.table)
+    row = connection.execute("select pg_stat_get_xact_tuples_inserted(to_regclass(%s))", (relation,)).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def _same_key(connection: Connection, load: Load) -> sql.Composable:
+    """As the key itself sees it: `=` of a citext means something else where only pg_catalog is searched."""
+    relation = relation_text(load.spec.raw_schema, load.spec.table)
+    parts = connection.execute(statement("key_operators"), {"relation": relation}).fetchall()
+    return sql.SQL(" and ").join(
+        sql.SQL("old.{0} " + equals + " new.{0}").format(sql.Identifier(column)) for column, equals in parts
+    )
+
+
+def _differs(load: Load, newer: list[datetime]) -> sql.Composable:
+    """Whether the old row has to become the new one. `*<>` compares stored bytes: 1.0 and 1.00, 0 and -0 differ."""
+    if load.spec.mode == "append":
+        return sql.SQL("false")
+    return sql.SQL("(row({})::record *<> row({})::record or old._deleted_at is not null) and {}").format(
+        identifiers(load.names, sql.SQL("old.")), identifiers(load.names, sql.SQL("new.")), _not_newer(newer)
+    )
+
+
+def _update(load: Load, gone: list[str], stamps: dict[str, sql.Literal]) -> sql.Composable:
+    # The key too: 1.0 and 1.00, or `a` and `A` of a citext, are one key in different bytes.
+    assignments = [sql.SQL("{0} = new.{0}").format(sql.Identifier(name)) for name in load.names]
+    assignments += [sql.SQL("{} = null").format(sql.Identifier(name)) for name in gone]
+    stamped = sql.SQL("update set {}, _loaded_at = {loaded_at}, _run_id = {run_id}, _deleted_at = null")
+    return stamped.format(sql.SQL(", ").join(assignments), **stamps)
+
+
+@contextmanager
+def _by_index(connection: Connection, load: Load) -> Iterator[None]:
+    """Look the rows of a small batch up in the key, one by one, where the planner would rather read raw as a whole.
+
+    It takes each for a page from the disk, although they come in the order of the key.
+    """
+    whole = estimated_rows(connection, sql.SQL("select from {}").format(load.raw))
+    if load.batch.rows_extracted >= SMALL_SHARE * whole:
+        yield
+        return
+    connection.execute("set local enable_hashjoin = off; set local enable_mergejoin = off")
+    yield
+    connection.execute("set local enable_hashjoin to default; set local enable_mergejoin to default")
+
+
+def _not_newer(newer: list[datetime]) -> sql.Composable:
+    """Whether the old row was written by none of the loads that read a newer snapshot. Nearly always just `true`."""
+    return sql.SQL("old._loaded_at <> all ({})").format(sql.Literal(newer)) if newer else sql.SQL("true")
