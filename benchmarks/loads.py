@@ -50,9 +50,11 @@ def left_out(sizes: list[int]) -> Iterator[str]:
 
 
 def _taking_part(rows: int, turn: int) -> list[Contender]:
+    """Each round another one begins: who is first finds the source's pages cold."""
+    first = turn % len(CONTENDERS)
     return [
         contender
-        for contender in CONTENDERS
+        for contender in (*CONTENDERS[first:], *CONTENDERS[:first])
         if (not contender.tool or is_installed(contender.tool))
         and (not contender.most_rows or (rows <= contender.most_rows and turn == 0))
     ]

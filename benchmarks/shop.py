@@ -44,6 +44,7 @@ class Shop:
     Attributes:
         folder: For what a contender keeps between its loads.
         contents: Rows and hash of the source's `orders`, once they were needed.
+        changes: How often `orders` was changed.
     """
 
     source: str
@@ -52,6 +53,7 @@ class Shop:
     admin: str
     folder: Path
     contents: tuple[int, int] | None = None
+    changes: int = 0
 
     def fill(self, rows: int) -> None:
         """Make `orders` anew with this many rows, all last changed in the past."""
@@ -79,9 +81,19 @@ class Shop:
         with psycopg.connect(self.source) as connection:
             count, now = connection.execute("select count(*), now() from orders").fetchone() or (0, None)
             step = count // half
+            # Each time other rows, one by one in no order of the keys, as an application does: their new versions lie
+            # and arrive in that order, and no later change finds them side by side.
+            self.changes += 1
+            connection.execute("set local enable_hashjoin = off; set local enable_mergejoin = off")
             connection.execute(
-                "update orders set status = 'returned', updated_at = now() where id %% %s = 0 and id <= %s",
-                (step, step * half),
+                """
+                update orders set status = 'returned', updated_at = now()
+                from (
+                    select id * %(step)s - %(changes)s %% %(step)s as id
+                    from generate_series(1, %(half)s) as id order by hashint8(id)
+                ) as picked
+                where orders.id = picked.id""",
+                {"step": step, "half": half, "changes": self.changes},
             )
             insert = sql.SQL("insert into orders " + ROWS_OF)
             connection.execute(insert.format(sql.SQL("now()"), count + 1, count + half))
@@ -133,9 +145,9 @@ def _contents(dsn: str, schema: str) -> tuple[int, int] | None:
 
 @contextmanager
 def open_shop(folder: Path) -> Iterator[Shop]:
-    """A server of its own with fsync on; removed at the end."""
+    """A server of its own with fsync on, and as much memory as a small warehouse has; removed at the end."""
     password = secrets.token_urlsafe(12)
-    server = EmbeddedPostgres(folder / "postgres", settings={"max_wal_size": "8GB"})
+    server = EmbeddedPostgres(folder / "postgres", settings={"max_wal_size": "8GB", "shared_buffers": "1GB"})
     try:
         server.start()
         with psycopg.connect(server.superuser_dsn("postgres"), autocommit=True) as connection:

@@ -29,6 +29,8 @@ BLOB_PAIRS = 2200
 BLOB = "(select string_agg(md5((pair * n + half)::text), '') from generate_series(1, 128) as n)"
 """4 kB that do not compress."""
 
+WIDER = {"smallint": "integer", "integer": "bigint"}
+
 BERLIN = "-c timezone=Europe/Berlin -c lock_timeout=500ms"
 """`visits` keeps local time: a timestamptz assigned to it is converted by the session's zone."""
 
@@ -163,21 +165,27 @@ class Writer:
         self.connection.execute(f"{end} prepared '{name}'")
 
     def reshape(self) -> None:
-        """Add a column to `shapes` and fill some of it, or drop the newest."""
+        """Add a column to `shapes` and fill some of it, or drop or widen the newest, which writes all rows anew."""
         shapes = next((spec for spec in self.specs if spec.table == "shapes"), None)
         if shapes is None:
             return
-        query = "select max(attname) from pg_attribute where attrelid = 'shapes'::regclass and attname like 'extra%'"
-        newest = self.connection.execute(query).fetchone()[0]  # type: ignore[index]
+        query = """
+            select attname, format_type(atttypid, null) from pg_attribute
+            where attrelid = 'shapes'::regclass and attname like 'extra%' order by attname desc limit 1"""
+        newest, kind = self.connection.execute(query).fetchone() or ("", "")
+        change = self.rng.choices(("add", "drop", "widen"), (4, 3, 3))[0] if newest else "add"
         with self._open():
-            if newest and self.rng.random() < 0.3:
+            if change == "drop":
                 self.connection.execute(f"alter table shapes drop column {newest}")
-                return
-            column = f"extra_{time.time_ns()}"  # never a name of the past: raw keeps what a dropped column held
-            self.connection.execute(f"alter table shapes add column {column} text")
-            self._do(
-                f"update {{t}} set {column} = 'x', updated_at = now() where {self.IN_SLICE}", shapes, **self._slice()
-            )
+            elif change == "widen" and kind in WIDER:
+                self.connection.execute(f"alter table shapes alter column {newest} type {WIDER[kind]}")
+            else:
+                column = f"extra_{time.time_ns()}"  # never a name of the past: raw keeps what a dropped column held
+                kind = self.rng.choice(("text", *WIDER))
+                self.connection.execute(f"alter table shapes add column {column} {kind}")
+                self._do(
+                    f"update {{t}} set {column} = '7', updated_at = now() where {self.IN_SLICE}", shapes, **self._slice()
+                )
 
     @contextmanager
     def _open(self) -> Iterator[None]:
