@@ -183,9 +183,8 @@ class Writer:
                 column = f"extra_{time.time_ns()}"  # never a name of the past: raw keeps what a dropped column held
                 kind = self.rng.choice(("text", *WIDER))
                 self.connection.execute(f"alter table shapes add column {column} {kind}")
-                self._do(
-                    f"update {{t}} set {column} = '7', updated_at = now() where {self.IN_SLICE}", shapes, **self._slice()
-                )
+                fill = f"update {{t}} set {column} = '7', updated_at = now() where {self.IN_SLICE}"
+                self._do(fill, shapes, **self._slice())
 
     @contextmanager
     def _open(self) -> Iterator[None]:
