@@ -5,7 +5,11 @@ free in every task; without it each dbt task pays seconds for dbt's imports alon
 """
 
 import logging
+import os
 import sys
+
+# Which task a process was made for is not true of a command it starts: `airflow dags test` would run that task alone.
+os.environ.pop("_AIRFLOW_PARSING_CONTEXT_TASK_ID", None)
 
 FORKING_COMMANDS = {"scheduler", "celery", "standalone"}
 

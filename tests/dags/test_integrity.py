@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG, CronDataIntervalTimetable
-from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsing_context_manager
 from cosmos.operators.local import DbtRunLocalOperator, DbtSnapshotLocalOperator, DbtTestLocalOperator
 
 from include.dbt_project import MODELS_DIR, manifest_path
@@ -57,12 +56,14 @@ def test_task_ids_are_the_reviewed_ones(dag: DAG) -> None:
     assert EXPECTED.read_text().split() == sorted(dag.task_ids), f"if intended, write the new ids to {EXPECTED}"
 
 
-def test_a_process_for_one_task_makes_the_same_task_and_little_else(dag: DAG) -> None:
+def test_a_process_for_one_task_makes_the_same_task_and_little_else(dag: DAG, monkeypatch: pytest.MonkeyPatch) -> None:
     """Airflow parses the file again in every task's process, and says there which task it wants."""
     looked_at = ("task_type", "trigger_rule", "retries", "doc_md", "select", "extra_context", "op_args", "op_kwargs")
     for expected in dag.tasks:
-        with _airflow_parsing_context_manager(dag.dag_id, expected.task_id):
-            parsed = DagBag(str(ROOT / "dags/elt_pipeline.py")).dags[dag.dag_id]
+        # As Airflow's own context manager does, which does not take it back.
+        monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", dag.dag_id)
+        monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_TASK_ID", expected.task_id)
+        parsed = DagBag(str(ROOT / "dags/elt_pipeline.py")).dags[dag.dag_id]
         made = parsed.get_task(expected.task_id)
         for name in looked_at:
             assert repr(getattr(made, name, None)) == repr(getattr(expected, name, None)), (expected.task_id, name)

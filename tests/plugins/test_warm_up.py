@@ -34,3 +34,11 @@ def test_the_scheduler_is_warm_without_a_database_and_starts_even_if_it_cannot_b
     assert f"manifests read: {read}" in done.stdout
     assert "as a plugin: 0" in done.stdout
     assert ("dbt is not warmed up" in done.stdout + done.stderr) == (read == 0)
+
+
+def test_a_command_that_a_task_starts_sees_the_whole_graph() -> None:
+    given = {"PYTHONPATH": f"{ROOT}:{ROOT / 'plugins'}", "_AIRFLOW_PARSING_CONTEXT_TASK_ID": "shop.orders.load"}
+    code = "import airflow_local_settings; from airflow.sdk import get_parsing_context as c; print(c().task_id)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env={**os.environ, **given}, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["None"], done.stderr
