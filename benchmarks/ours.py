@@ -11,7 +11,7 @@ import psycopg
 from benchmarks.measure import TIMED
 from include import watermark
 from include.extract.horizon import read_horizon
-from include.extract.table import extract_table
+from include.extract.table import Request, extract_table
 from include.load import ledger
 from include.load.publish import load_batch
 from include.sessions import pin
@@ -38,8 +38,8 @@ def main() -> None:
         last = ledger.standing_mark(warehouse, SPEC)
         variable = os.environ["BENCH_SINCE"] if replay else None
         window = watermark.next_window(SPEC, variable, last, horizon)
-        batch = extract_table(source, warehouse, SPEC, f"bench_{horizon.read_at}", window, horizon, variable)
-        result = load_batch(warehouse, SPEC, batch)
+        request = Request(SPEC, f"bench_{horizon.read_at}", window, horizon, variable)
+        result = load_batch(warehouse, SPEC, extract_table(source, warehouse, request))
         ledger.mark_published(warehouse, SPEC)
     print(f"{TIMED}{perf_counter() - start}")
     if replay and (result.rows_inserted or result.rows_updated or not result.rows_extracted):

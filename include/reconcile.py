@@ -23,7 +23,7 @@ from include.catalog import Column, columns_of, source_columns
 from include.errors import ConfigError, TerminalError
 from include.extract.horizon import read_horizon
 from include.extract.rows import in_window, rows_of
-from include.extract.table import extract_table, take_snapshot
+from include.extract.table import Request, extract_table, take_snapshot
 from include.load import extractions
 from include.load.publish import load_batch
 from include.sessions import Connection, identifiers, snapshot
@@ -141,8 +141,8 @@ def repair(source: Connection, warehouse: Connection, spec: TableSpec, report: R
     extractions.discard_leftovers(warehouse, spec, lambda other: other.startswith(RUN))
     buckets = Buckets(report.differing.count, tuple(sorted(report.to_repair)))
     window = Window("repair", None, None, None, buckets)
-    batch = extract_table(source, warehouse, spec, RUN + run_id, window, read_horizon(source, spec.source))
-    return load_batch(warehouse, spec, batch)
+    request = Request(spec, RUN + run_id, window, read_horizon(source, spec.source))
+    return load_batch(warehouse, spec, extract_table(source, warehouse, request))
 
 
 def _settled_window(warehouse: Connection, spec: TableSpec) -> Window:

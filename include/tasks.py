@@ -19,7 +19,7 @@ from include.batch import Batch, Horizon, LoadResult, Part, Window, to_text
 from include.dbt_project import MODELS_DIR
 from include.errors import ConfigError, TerminalError
 from include.extract.horizon import read_horizon
-from include.extract.table import begin_extraction, extract_part, extract_table
+from include.extract.table import Request, begin_extraction, extract_part, extract_table
 from include.load import extractions, ledger
 from include.load.publish import load_batch
 from include.sessions import KEEPALIVE, Connection, pin
@@ -65,8 +65,8 @@ def extract(table: str, horizon: dict[str, Any] | None) -> dict[str, Any]:
     Returns:
         A `Batch` as JSON.
     """
-    with _extraction(table, horizon) as (sessions, asked):
-        return extract_table(*sessions, *asked).to_json()
+    with _extraction(table, horizon) as (source, warehouse, request):
+        return extract_table(source, warehouse, request).to_json()
 
 
 @task(task_id="cut", trigger_rule=TriggerRule.ALL_DONE)
@@ -80,8 +80,8 @@ def cut(table: str, horizon: dict[str, Any] | None) -> list[dict[str, Any]]:
     Returns:
         `Part`s as JSON, each for an `extract` task of its own.
     """
-    with _extraction(table, horizon) as (sessions, asked):
-        return [part.to_json() for part in begin_extraction(*sessions, *asked)]
+    with _extraction(table, horizon) as (source, warehouse, request):
+        return [part.to_json() for part in begin_extraction(source, warehouse, request)]
 
 
 @task(task_id="extract", map_index_template="{{ range }}", multiple_outputs=False)
@@ -106,7 +106,7 @@ def extract_range(part: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _extraction(table: str, horizon: dict[str, Any] | None) -> Iterator[tuple[Any, Any]]:
+def _extraction(table: str, horizon: dict[str, Any] | None) -> Iterator[tuple[Connection, Connection, Request]]:
     """The sessions on source and warehouse, and what this run is asked to read of a table."""
     context = get_current_context()
     spec, run_id = spec_of(table), context["run_id"]
@@ -128,7 +128,7 @@ def _extraction(table: str, horizon: dict[str, Any] | None) -> Iterator[tuple[An
         variable = Variable.get(spec.watermark_key, default=None)
         read = Horizon.from_json(horizon)
         window = _window(context, warehouse, spec, variable, read)
-        yield (source, warehouse), (spec, run_id, window, read, variable)
+        yield source, warehouse, Request(spec, run_id, window, read, variable)
 
 
 @task(task_id="load", multiple_outputs=False)

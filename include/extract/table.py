@@ -40,71 +40,71 @@ class _Snapshot:
     taken_at: datetime
 
 
-def extract_table(
-    source: Connection,
-    warehouse: Connection,
-    spec: TableSpec,
-    run_id: str,
-    window: Window,
-    horizon: Horizon,
-    watermark_before: str | None = None,
-) -> Batch:
+@dataclass(frozen=True)
+class Request:
+    """What a run asks of a table.
+
+    Attributes:
+        run_id: Airflow run; stamped on the rows.
+        window: What to read.
+        horizon: Read before the extraction begins, never after: it has to be older than the snapshots that rows are
+            read in.
+        watermark_before: The Variable's value that led to `window`.
+    """
+
+    spec: TableSpec
+    run_id: str
+    window: Window
+    horizon: Horizon
+    watermark_before: str | None = None
+
+
+def extract_table(source: Connection, warehouse: Connection, request: Request) -> Batch:
     """Stage the rows of one window, counted on both sides, of a table that is not cut into ranges.
 
     Leaves raw, ledger and Variable as they are. May be repeated at any time: every attempt stages a table of its own.
     Arguments as for `begin_extraction`, errors as of it and of `extract_part`.
     """
-    [part] = begin_extraction(source, warehouse, spec, run_id, window, horizon, watermark_before)
-    return extract_part(source, warehouse, spec, part, window.buckets)
+    [part] = begin_extraction(source, warehouse, request)
+    return extract_part(source, warehouse, request.spec, part, request.window.buckets)
 
 
-def begin_extraction(
-    source: Connection,
-    warehouse: Connection,
-    spec: TableSpec,
-    run_id: str,
-    window: Window,
-    horizon: Horizon,
-    watermark_before: str | None = None,
-) -> list[Part]:
+def begin_extraction(source: Connection, warehouse: Connection, request: Request) -> list[Part]:
     """Look at the table, and decide what is read: all of the window, or ranges of a large table that is read whole.
 
     Args:
         source: A pinned read-only session on the source.
         warehouse: A pinned session of the loader role.
-        spec: The table.
-        run_id: Airflow run; stamped on the rows.
-        window: What to read.
-        horizon: Read before this call, never after: it has to be older than the snapshots that parts are read in.
-        watermark_before: The Variable's value that led to `window`.
+        request: What is asked; more is read where the table's columns were rewritten.
 
     Raises:
         TerminalError: table, privilege, type or cursor is not as declared, or changed in a way that needs a person;
             nothing was written.
         psycopg.OperationalError: a server or the network failed; trying again helps.
     """
-    found = examine(source, warehouse, spec, reads_all=window.mode in ("first", "full"))
-    window = _follow(warehouse, spec, found.drift, window)
+    spec = request.spec
+    found = examine(source, warehouse, spec, reads_all=request.window.mode in ("first", "full"))
+    window = _follow(warehouse, spec, found.drift, request.window)
     bounds = find_bounds(source, spec, found.columns) if window.mode in ("first", "full") else []
     # A part of the table: what this saw of the table's shape, the next run from the watermark has to see for itself.
     shape = None if window.mode in ("window", "repair") else found.shape
     with warehouse.transaction():
         # Drawn before the snapshots: a load with a larger number may have seen newer rows, one with a smaller cannot.
-        ticket = extractions.begin(warehouse, spec, run_id, shape, bounds)
+        ticket = extractions.begin(warehouse, spec, request.run_id, shape, bounds)
         if bounds:
             warehouse.execute(_create_staging(ticket.extraction_id, found.columns))
     first = Part(
         source=spec.source,
         table=spec.table,
-        run_id=run_id,
+        run_id=request.run_id,
         extraction_id=ticket.extraction_id,
         after_load_id=ticket.after_load_id,
         mode=window.mode,
         window_start=window.lower,
         window_end=window.upper,
-        horizon=horizon.at,
+        horizon=request.horizon.at,
         mark=window.mark if spec.cursor else None,
-        watermark_before=watermark_before,
+        watermark_before=request.watermark_before,
         started_at=ticket.started_at,
         shape=_digest(found.shape),
         number=0,

@@ -17,11 +17,12 @@ def cursor_at_max() -> None:
     """Read from the largest cursor value that was loaded. A transaction that commits late lies below it."""
     extract_table = tasks.extract_table
 
-    def mutant(source: Any, warehouse: Any, spec: Any, run_id: str, window: Any, *rest: Any) -> Any:
-        if window.mode == "incremental":
+    def mutant(source: Any, warehouse: Any, request: Any) -> Any:
+        if request.window.mode == "incremental":
+            spec = request.spec
             row = warehouse.execute(f"select max({spec.cursor}) from {spec.raw_schema}.{spec.table}").fetchone()
-            window = changed(window, lower=row[0])
-        return extract_table(source, warehouse, spec, run_id, window, *rest)
+            request = changed(request, window=changed(request.window, lower=row[0]))
+        return extract_table(source, warehouse, request)
 
     replace(tasks, "extract_table", mutant)
 

@@ -15,7 +15,7 @@ import pytest
 from include import watermark
 from include.batch import Batch, Horizon, LoadResult, Part, Window
 from include.extract.horizon import read_horizon
-from include.extract.table import begin_extraction, extract_part, extract_table
+from include.extract.table import Request, begin_extraction, extract_part, extract_table
 from include.load import ledger
 from include.load.publish import load_batch
 from include.sessions import Connection, pin
@@ -49,7 +49,7 @@ class Pipeline:
     def horizon(self) -> Horizon:
         return read_horizon(self.source, "shop")
 
-    def _asked(
+    def _request(
         self,
         spec: TableSpec,
         *,
@@ -57,20 +57,19 @@ class Pipeline:
         window: Window | None = None,
         variable: str | None = None,
         horizon: Horizon | None = None,
-    ) -> tuple[Any, ...]:
+    ) -> Request:
         horizon = horizon or self.horizon()
         ledger.ensure(self.warehouse, spec.raw_schema)
         if window is None:
             window = watermark.next_window(spec, variable, ledger.standing_mark(self.warehouse, spec), horizon)
-        run_id = run_id or f"run_{next(self._runs)}"
-        return self.source, self.warehouse, spec, run_id, window, horizon, variable
+        return Request(spec, run_id or f"run_{next(self._runs)}", window, horizon, variable)
 
     def extract(self, spec: TableSpec, **asked: Any) -> Batch:
-        return extract_table(*self._asked(spec, **asked))
+        return extract_table(self.source, self.warehouse, self._request(spec, **asked))
 
     def cut(self, spec: TableSpec, **asked: Any) -> list[Part]:
         """Through XCom, as the tasks get them."""
-        parts = begin_extraction(*self._asked(spec, **asked))
+        parts = begin_extraction(self.source, self.warehouse, self._request(spec, **asked))
         return [Part.from_json(json.loads(json.dumps(part.to_json()))) for part in parts]
 
     def read(self, spec: TableSpec, part: Part) -> Batch:
