@@ -208,6 +208,18 @@ def raw_columns(warehouse: Connection, spec: TableSpec) -> tuple[Column, ...]:
     return columns
 
 
+def same_key(warehouse: Connection, spec: TableSpec) -> sql.Composable:
+    """Whether row `old` of raw and row `new` of staging have the same key, by the operators of raw's own key.
+
+    Where only pg_catalog is searched, `=` of two citext is that of text, and two ltree have none.
+    """
+    relation = relation_text(spec.raw_schema, spec.table)
+    parts = warehouse.execute(statement("key_operators"), {"relation": relation}).fetchall()
+    return sql.SQL(" and ").join(
+        sql.SQL("old.{0} " + equals + " new.{0}").format(sql.Identifier(column)) for column, equals in parts
+    )
+
+
 def estimated_rows(connection: Connection, query: sql.Composable) -> int:
     """The planner's estimate of a query's rows; nothing is read."""
     row = connection.execute(sql.SQL("explain (format json) {}").format(query)).fetchone()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from psycopg import sql
 
 from include.buckets import WHOLE, Buckets, Side, compare
-from include.catalog import Column, columns_of
+from include.catalog import Column, columns_of, same_key
 from include.extract.rows import rows_of
 from include.sessions import Connection, identifiers
 from include.sources import TableSpec
@@ -29,12 +29,16 @@ def differing_buckets(
     seen = (*spec.key, spec.cursor or "")
     if not set(seen) <= {column.name for column in columns_of(warehouse, spec.raw_schema, spec.table)}:
         return WHOLE
-    ours, theirs = Side(source, rows_of(spec, columns)), Side(warehouse, _raw_after_load(spec, seen, staging))
+    ours, theirs = Side(source, rows_of(spec, columns)), Side(
+        warehouse, _raw_after_load(warehouse, spec, seen, staging)
+    )
     found = compare(ours, theirs, spec.key, seen).differing
     return WHOLE if 2 * len(found.numbers) > found.count else found
 
 
-def _raw_after_load(spec: TableSpec, columns: tuple[str, ...], staging: sql.Identifier) -> sql.Composed:
+def _raw_after_load(
+    warehouse: Connection, spec: TableSpec, columns: tuple[str, ...], staging: sql.Identifier
+) -> sql.Composed:
     """Living rows of raw under what is staged."""
     return sql.SQL(
         """
@@ -42,12 +46,11 @@ def _raw_after_load(spec: TableSpec, columns: tuple[str, ...], staging: sql.Iden
         union all
         select {columns} from {raw} as old
         where old._deleted_at is null
-            and not exists (select 1 from {staging} as new where ({new_key}) = ({old_key}))
+            and not exists (select 1 from {staging} as new where {same_key})
     """
     ).format(
         columns=identifiers(columns),
         staging=staging,
         raw=sql.Identifier(spec.raw_schema, spec.table),
-        new_key=identifiers(spec.key, sql.SQL("new.")),
-        old_key=identifiers(spec.key, sql.SQL("old.")),
+        same_key=same_key(warehouse, spec),
     )

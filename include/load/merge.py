@@ -11,11 +11,10 @@ from psycopg import sql
 
 from include.batch import Batch
 from include.buckets import Buckets
-from include.catalog import Column, estimated_rows
+from include.catalog import Column, estimated_rows, same_key
 from include.load import extractions
 from include.sessions import Connection, identifiers, relation_text
 from include.sources import TableSpec
-from include.sql import statement
 
 SMALL_SHARE = 0.1
 """Of raw's rows, below which a batch is small: its rows are looked up in the key, and few columns analysed after it.
@@ -72,7 +71,7 @@ def upsert(connection: Connection, load: Load, newer: list[datetime], gone: list
         raw=load.raw,
         staging=load.staging,
         key=identifiers(load.spec.key),
-        same_key=_same_key(connection, load),
+        same_key=same_key(connection, load.spec),
         differs=_differs(load, newer),
         update=_update(load, gone, stamps),
         columns=identifiers(load.names),
@@ -92,20 +91,18 @@ def soft_delete(connection: Connection, load: Load, held: Buckets, newer: list[d
         """
         update {raw} as old set _deleted_at = {loaded_at}, _loaded_at = {loaded_at}, _run_id = {run_id}
         where old._deleted_at is null and {not_newer} and {in_buckets}
-            and not exists (select 1 from {staging} as new where ({new_key}) = ({old_key}))
+            and not exists (select 1 from {staging} as new where {same_key})
     """
     )
-    key = load.spec.key
     return connection.execute(
         query.format(
             raw=load.raw,
             loaded_at=sql.Literal(load.loaded_at),
             run_id=sql.Literal(load.batch.run_id),
             not_newer=_not_newer(newer),
-            in_buckets=held.condition(identifiers(key, sql.SQL("old."))),
+            in_buckets=held.condition(identifiers(load.spec.key, sql.SQL("old."))),
             staging=load.staging,
-            new_key=identifiers(key, sql.SQL("new.")),
-            old_key=identifiers(key, sql.SQL("old.")),
+            same_key=same_key(connection, load.spec),
         )
     ).rowcount
 
@@ -125,15 +122,6 @@ def _inserted(connection: Connection, load: Load) -> int:
     row = connection.execute("select pg_stat_get_xact_tuples_inserted(to_regclass(%s))", (relation,)).fetchone()
     assert row is not None
     return row[0]
-
-
-def _same_key(connection: Connection, load: Load) -> sql.Composable:
-    """As the key itself sees it: `=` of a citext means something else where only pg_catalog is searched."""
-    relation = relation_text(load.spec.raw_schema, load.spec.table)
-    parts = connection.execute(statement("key_operators"), {"relation": relation}).fetchall()
-    return sql.SQL(" and ").join(
-        sql.SQL("old.{0} " + equals + " new.{0}").format(sql.Identifier(column)) for column, equals in parts
-    )
 
 
 def _differs(load: Load, newer: list[datetime]) -> sql.Composable:

@@ -43,7 +43,6 @@ class Tally:
     schedules: int = 0
     runs: Counter[str] = field(default_factory=Counter)
     strikes: Counter[str] = field(default_factory=Counter)
-    aimed_at: Counter[str] = field(default_factory=Counter)
     killed_at: Counter[str] = field(default_factory=Counter)
     steps: defaultdict[tuple[str, str | None, bool], set[str]] = field(default_factory=lambda: defaultdict(set))
     changes: int = 0

@@ -87,6 +87,26 @@ def test_a_key_is_compared_as_its_type_compares(contrib: Pipeline) -> None:
     contrib.assert_same("name, n", "names", "name")
 
 
+@pytest.mark.parametrize("key", ["ltree", "citext"])
+@pytest.mark.parametrize("mode", ["full", "incremental"])
+def test_deletes_are_found_by_keys_of_any_type(contrib: Pipeline, key: str, mode: str) -> None:
+    """Also where pg_catalog has no operator for the type, or one that compares otherwise than the key does."""
+    table = f"t_{next(numbers)}"
+    contrib.app.execute(f"create table {table} (k {key} primary key, updated_at timestamptz not null default now())")
+    contrib.app.execute(f"insert into {table} select ('a.' || n)::{key}, '2026-01-01' from generate_series(1, 2000) n")
+    spec = contrib.spec(table, key=["k"], mode=mode, deletes="soft")
+    contrib.run(spec)
+    contrib.app.execute(f"delete from {table} where k = 'a.7'")
+    contrib.app.execute(f"update {table} set k = 'A.8', updated_at = now() where k = 'a.8'")
+    result = contrib.run(spec)
+    gone = ["a.7"] if key == "citext" else ["a.7", "a.8"]
+    assert result.rows_deleted == len(gone)
+    assert contrib.raw(f"select array_agg(k::text order by 1) from raw_shop.{table} where _deleted_at is not null") == [
+        (gone,)
+    ]
+    contrib.assert_equal("k, updated_at", table)
+
+
 def test_every_listed_type_is_tried_with_at_least_120_values() -> None:
     print(f"{len(CASES)} values of {len(VALUES)} types, {len(KEYS)} as keys; {len(CONTRIB_CASES)} of extensions")
     assert len(CASES) >= 120
