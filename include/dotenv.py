@@ -8,6 +8,7 @@ import secrets
 from pathlib import Path
 
 from include.local.errors import LocalError
+from include.local.files import write_whole
 
 _EMPTY = re.compile(r"^([A-Z_]+)=$", re.MULTILINE)
 
@@ -46,11 +47,7 @@ def complete_env_file(path: Path, example: Path) -> list[str]:
             value = f"{name}={_secret(name)}"
             text = line.sub(value, text) if found else f"{text.rstrip()}\n{value}\n"
             made.append(name)
-    fresh = path.with_name(path.name + ".new")
-    fresh.unlink(missing_ok=True)
-    fresh.touch(mode=0o600)
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
+    write_whole(path, text)
     return made
 
 

@@ -29,9 +29,8 @@ def differing_buckets(
     seen = (*spec.key, spec.cursor or "")
     if not set(seen) <= {column.name for column in columns_of(warehouse, spec.raw_schema, spec.table)}:
         return WHOLE
-    ours, theirs = Side(source, rows_of(spec, columns)), Side(
-        warehouse, _raw_after_load(warehouse, spec, seen, staging)
-    )
+    ours = Side(source, rows_of(spec, columns))
+    theirs = Side(warehouse, _raw_after_load(warehouse, spec, seen, staging))
     found = compare(ours, theirs, spec.key, seen).differing
     return WHOLE if 2 * len(found.numbers) > found.count else found
 

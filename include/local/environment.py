@@ -20,6 +20,7 @@ from include.dbt_project import profile_environment
 from include.dotenv import parse_env_file
 from include.local.databases import ROLES, SOURCE, WAREHOUSE
 from include.local.errors import LocalError
+from include.local.files import write_whole
 from include.local.servers import EmbeddedPostgres
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -72,10 +73,7 @@ class Installation:
             self.state.mkdir(parents=True, exist_ok=True)
             made = {name: secrets.token_urlsafe(18) for name in (*ROLES, "admin", "jwt", "session")}
             made["fernet"] = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
-            fresh = path.with_suffix(".new")
-            fresh.touch(mode=0o600)
-            fresh.write_text(json.dumps(made, indent=2))
-            fresh.rename(path)
+            write_whole(path, json.dumps(made, indent=2))
         return json.loads(path.read_text())
 
 
@@ -231,6 +229,5 @@ def write_shell_file(here: Installation, computed: dict[str, str]) -> Path:
     mine = {key: value for key, value in sorted(computed.items()) if key != "PATH" and given.get(key) != value}
     marks = " ".join(_mark(key, value) for key, value in mine.items())
     lines = [f"export {key}={shlex.quote(value)}\n" for key, value in {**mine, SOURCED: marks}.items()]
-    path.touch(mode=0o600)
-    path.write_text("".join([*lines, f'export PATH={shlex.quote(str(BIN_DIR))}:"$PATH"\n']))
+    write_whole(path, "".join([*lines, f'export PATH={shlex.quote(str(BIN_DIR))}:"$PATH"\n']))
     return path

@@ -26,6 +26,7 @@ import psutil
 import psycopg
 
 from include.local.errors import LocalError
+from include.local.files import write_whole
 
 HOST = "127.0.0.1"
 FIRST_PORT = 54329
@@ -175,7 +176,7 @@ class EmbeddedPostgres:
         if not (self.data_dir / "PG_VERSION").exists():
             self._create_cluster()
         self._make_private(self.socket_dir)
-        self._port_file.write_text(str(self._choose_port()))
+        write_whole(self._port_file, str(self._choose_port()))
         self._clear_remains()
         options = f"-h {HOST} -p {self.port} -k {shlex.quote(str(self.socket_dir))}"
         arguments = ("start", "-w", "-t", str(START_SECONDS), "-l", str(self.log_file), "-o", options)
@@ -280,7 +281,7 @@ class EmbeddedPostgres:
             shutil.copytree(part, folder / part.relative_to(package.parent))
         subprocess.run(["chmod", "-R", "go+rX", str(folder)], check=True)
         os.chown(folder, self._identity["user"], self._identity["group"])
-        self._pointer.write_text(str(folder))
+        write_whole(self._pointer, str(folder))
         closed = self._given_dir.parent
         print(
             f"PostgreSQL cannot run as root and {closed} is closed to others: its data is in {folder}", file=sys.stderr

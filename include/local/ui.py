@@ -13,6 +13,7 @@ from pathlib import Path
 
 from include.local.environment import Installation
 from include.local.errors import LocalError
+from include.local.files import write_whole
 from include.local.servers import HOST, is_free
 
 SERVICES = ("api-server", "scheduler", "dag-processor", "triggerer")
@@ -34,9 +35,7 @@ def serve(here: Installation, environment: dict[str, str], port: int, lock: int)
     if not is_free(port):
         raise LocalError(f"port {port} is in use by another program; choose another with UI_PORT=")
     password = here.secrets()["admin"]
-    passwords = here.airflow_home / "passwords.json"
-    passwords.touch(mode=0o600)
-    passwords.write_text(json.dumps({"admin": password}))
+    write_whole(here.airflow_home / "passwords.json", json.dumps({"admin": password}))
     children: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for service in SERVICES:

@@ -70,8 +70,9 @@ def test_a_taken_port_is_one_sentence_or_another_port(folder: Path) -> None:
         with pytest.raises(LocalError, match=f"port {port} is in use by another program; choose another with PG_PORT="):
             EmbeddedPostgres(folder / "taken", port=port).start()
         (folder / "taken.port").write_text(str(port))
-        with EmbeddedPostgres(folder / "taken") as made:
+        with (folder / "taken.port").open() as read_meanwhile, EmbeddedPostgres(folder / "taken") as made:
             assert made.port != port
+            assert read_meanwhile.read() == str(port)
         made.remove()
 
 
