@@ -48,7 +48,7 @@ def snapshot(connection: Connection) -> Iterator[None]:
 
 
 def identifiers(names: tuple[str, ...] | list[str], prefix: sql.Composable = sql.SQL("")) -> sql.Composed:
-    """Quoted names, comma separated, each after `prefix` (for example `excluded.`)."""
+    """Quoted names, comma separated, each after `prefix` (for example `old.`)."""
     return sql.SQL(", ").join(prefix + sql.Identifier(name) for name in names)
 
 

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+import pytest
 
 from include.local.environment import ROOT
 
-LOCK = (ROOT / "requirements.lock").read_text()
+TOOLS = sorted((ROOT / "benchmarks" / "requirements").glob("*.in"))
+LOCKS = {
+    ROOT / "requirements.lock": [ROOT / "requirements.txt", ROOT / "requirements-dev.txt"],
+    **{named.with_suffix(".txt"): [named] for named in TOOLS},
+}
+"""Each with the files that name what has to be in it."""
+
+PIN = re.compile(r"^([a-z0-9-]+)(?:\[.*\])?==([^\s;]+)", re.MULTILINE)
 
 
-def test_the_lock_holds_every_named_package_at_its_version() -> None:
-    files = [ROOT / name for name in ("requirements.txt", "requirements-dev.txt")]
-    named = [pin for file in files for pin in re.findall(r"^[a-z0-9-]+==\S+$", file.read_text(), re.MULTILINE)]
-    assert len(named) > 15
-    for pin in named:
-        assert re.search(
-            rf"^{re.escape(pin)}( ;| \\)", LOCK, re.MULTILINE
-        ), f"{pin} is not in the lock: run `make lock`"
+@pytest.fixture(params=LOCKS, ids=lambda path: path.name)
+def lock(request: pytest.FixtureRequest) -> Path:
+    return request.param
 
 
-def test_every_locked_package_is_hashed() -> None:
-    entries = re.split(r"\n(?=[a-z0-9])", LOCK)
+def test_a_lock_holds_every_named_package_at_its_version(lock: Path) -> None:
+    for file in LOCKS[lock]:
+        named = PIN.findall(file.read_text())
+        assert named, file
+        missing = set(named) - set(PIN.findall(lock.read_text()))
+        assert not missing, f"{missing} of {file.name} is not in {lock.name}: run `make lock`"
+
+
+def test_every_locked_package_is_hashed(lock: Path) -> None:
+    entries = re.split(r"\n(?=[a-z0-9])", lock.read_text())
     assert all("--hash=sha256:" in entry for entry in entries if "==" in entry.splitlines()[0])
 
 
-def test_no_registry_is_named() -> None:
-    assert "://" not in LOCK
+def test_no_registry_is_named(lock: Path) -> None:
+    assert "://" not in lock.read_text()
