@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: a real PostgreSQL server, and fresh databases on it."""
+"""What all tests share: a real PostgreSQL server, fresh databases on it, and installations to run commands in."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import atexit
 import itertools
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -48,6 +51,39 @@ class SystemPostgres(EmbeddedPostgres):
     def _program(self, name: str) -> Path:
         assert self.PROGRAMS is not None
         return self.PROGRAMS / name
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """An installation below `here.state`; commands run in it as the Makefile would run them."""
+
+    here: Installation
+    root: Path = ROOT
+
+    def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run `python -m include.local …`, whatever comes of it."""
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW_", "DBT_"))}
+        environment = {
+            **kept,
+            "ELT_STATE": str(self.here.state),
+            "ROWS": "2000",
+            "PYTHONPATH": str(self.root),
+            **variables,
+        }
+        return subprocess.run(
+            [sys.executable, "-m", "include.local", *command],
+            cwd=self.root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+
+    def source(self) -> psycopg.Connection:
+        return psycopg.connect(self.run("dsn-source").stdout.strip())
+
+    def warehouse(self) -> psycopg.Connection:
+        return psycopg.connect(self.run("dsn-warehouse").stdout.strip())
 
 
 @pytest.fixture(scope="session")

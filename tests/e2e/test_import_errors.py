@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from include.local.environment import ROOT
-from tests.e2e.conftest import Checkout
+from tests.conftest import Checkout
 
 
 def test_a_broken_source_entry_is_one_sentence(checkout: Checkout, tmp_path: Path) -> None:

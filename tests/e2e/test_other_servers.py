@@ -10,8 +10,7 @@ import psycopg
 import pytest
 
 from include.shop.generate import create_shop
-from tests.conftest import Postgres
-from tests.e2e.conftest import Checkout
+from tests.conftest import Checkout, Postgres
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.e2e.conftest import Checkout
+from tests.conftest import Checkout
 
 SALES_IN_SOURCE = """
     select i.id, i.order_id, i.product_id, (o.created_at at time zone 'utc')::date, o.status, i.quantity, i.unit_price,

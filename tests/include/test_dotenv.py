@@ -1,4 +1,4 @@
-"""`make env`: every secret is made once, and nothing a person wrote is lost."""
+"""`.env` as it is read; and `make env`: every secret is made once, and nothing a person wrote is lost."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from include.dotenv import complete_env_file, parse_env_file
 from include.local.environment import ROOT
+from include.local.errors import LocalError
 
 EXAMPLE = "# a comment\n# UI_PORT=8080\nUI_PASSWORD=\nFERNET_KEY=\n"
 
@@ -52,3 +53,12 @@ def test_the_examples_secrets_are_those_the_services_demand() -> None:
         line.split(":?")[0].rpartition("${")[2] for line in (ROOT / "docker-compose.yml").open() if ":?" in line
     }
     assert demanded == {key for key, value in parse_env_file(ROOT / ".env.example").items() if not value}
+
+
+def test_lines_are_read_as_a_shell_would(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text('# comment\n\nA=1\nexport B = two words \nC=\'q="x\'\nD=""\nE=ends"\n')
+    assert parse_env_file(path) == {"A": "1", "B": "two words", "C": 'q="x', "D": "", "E": 'ends"'}
+    path.write_text("A=1\nnonsense\n")
+    with pytest.raises(LocalError, match="line 2 is 'nonsense'; write KEY=VALUE"):
+        parse_env_file(path)

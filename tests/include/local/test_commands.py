@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 from include.local import __main__ as commands
 from include.local.environment import ROOT, Installation
 from include.local.errors import LocalError
+from tests.conftest import Checkout
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -27,15 +26,9 @@ def here(folder: Path, request: pytest.FixtureRequest) -> Installation:
 @pytest.fixture
 def run(here: Installation) -> Iterator[Run]:
     """Runs `python -m include.local …` on `here`, and cleans it up."""
-
-    def ran(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW_", "DBT_"))}
-        environment = {**kept, "ELT_STATE": str(here.state), **variables}
-        line = [sys.executable, "-m", "include.local", *command]
-        return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
-
-    yield ran
-    ran("clean")
+    checkout = Checkout(here)
+    yield checkout.run
+    checkout.run("clean")
 
 
 def assert_one_sentence(done: subprocess.CompletedProcess[str], *parts: str) -> None:

@@ -1,13 +1,92 @@
-"""A source of the user's own is looked at before the pipeline starts."""
+"""The local databases: what each role may do and no more, and a look at a source of the user's own."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import psycopg
 import pytest
+from psycopg import errors
 
-from include.local.databases import require_tables
+from include.local.databases import ROLES, provision, require_tables
 from include.local.errors import LocalError
+from include.local.servers import EmbeddedPostgres
 from tests.conftest import Postgres
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[EmbeddedPostgres]:
+    made = EmbeddedPostgres(folder / "roles", settings={"fsync": "off"})
+    yield made.start()
+    made.remove()
+
+
+@pytest.fixture(scope="module")
+def provisioned(server: EmbeddedPostgres) -> EmbeddedPostgres:
+    for _ in range(2):  # rerunnable
+        provision(server, dict.fromkeys(ROLES, "secret"))
+    with psycopg.connect(server.dsn("shop_app", "secret", "shop")) as connection:
+        connection.execute("create table if not exists things (id int primary key)")
+    with psycopg.connect(server.dsn("raw_loader", "secret", "warehouse")) as connection:
+        connection.execute("create table if not exists raw_shop.things (id int)")
+    with psycopg.connect(server.dsn("dbt_transformer", "secret", "warehouse")) as connection:
+        connection.execute("create table if not exists marts.things (id int)")
+    return server
+
+
+def test_superusers_come_through_the_socket_alone(server: EmbeddedPostgres) -> None:
+    with pytest.raises(psycopg.OperationalError, match="rejects connection"):
+        psycopg.connect(server.dsn("postgres", "", "postgres"))
+
+
+def test_a_password_is_needed(provisioned: EmbeddedPostgres) -> None:
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        psycopg.connect(provisioned.dsn("shop_reader", "wrong", "shop"))
+
+
+@pytest.mark.parametrize(
+    ("role", "database", "statement"),
+    [
+        ("shop_reader", "shop", "insert into things values (1)"),
+        ("shop_reader", "shop", "create table mine (id int)"),
+        ("shop_reader", "shop", "create temporary table mine (id int)"),
+        ("raw_loader", "warehouse", "select * from marts.things"),
+        ("raw_loader", "warehouse", "create table marts.mine (id int)"),
+        ("dbt_transformer", "warehouse", "insert into raw_shop.things values (1)"),
+        ("dbt_transformer", "warehouse", "drop table raw_shop.things"),
+        ("bi_reader", "warehouse", "select * from raw_shop.things"),
+        ("bi_reader", "warehouse", "insert into marts.things values (1)"),
+        ("bi_reader", "warehouse", "create schema mine"),
+    ],
+)
+def test_what_a_role_must_not_do_fails(provisioned: EmbeddedPostgres, role: str, database: str, statement: str) -> None:
+    with psycopg.connect(provisioned.dsn(role, "secret", database)) as connection:
+        connection.read_only = False
+        with pytest.raises(errors.InsufficientPrivilege):
+            connection.execute(statement)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("role", "database", "statement"),
+    [
+        ("shop_reader", "shop", "select * from things"),
+        ("dbt_transformer", "warehouse", "select * from raw_shop.things"),
+        ("bi_reader", "warehouse", "select * from marts.things"),
+        ("warehouse_admin", "warehouse", "update raw_shop.things set id = 1"),
+    ],
+)
+def test_what_a_role_needs_works(provisioned: EmbeddedPostgres, role: str, database: str, statement: str) -> None:
+    with psycopg.connect(provisioned.dsn(role, "secret", database)) as connection:
+        connection.execute(statement)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("database", ["shop", "warehouse"])
+def test_nobody_enters_the_other_database(provisioned: EmbeddedPostgres, database: str) -> None:
+    strangers = {"shop": ("raw_loader", "dbt_transformer", "bi_reader"), "warehouse": ("shop_reader", "shop_app")}
+    for role in strangers[database]:
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            psycopg.connect(provisioned.dsn(role, "secret", database))
 
 
 def test_a_missing_table_is_one_sentence(postgres: Postgres) -> None:

@@ -1,9 +1,11 @@
-"""What the environment of a child process is made of."""
+"""The environment of a child process, and whose value a variable in it has."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,9 @@ import pytest
 from include.local import environment as env
 from include.local.environment import Installation, libpq_uri
 from include.local.errors import LocalError
+
+
+OWN = "postgresql://me:pw@db.example:5432/mine"
 
 
 @pytest.fixture
@@ -54,15 +59,6 @@ def test_nothing_is_reported_home_and_nothing_shown_that_should_not_be(here: Ins
     assert made["DBT_SEND_ANONYMOUS_USAGE_STATS"] == "false"
 
 
-def test_an_env_file(tmp_path: Path) -> None:
-    path = tmp_path / ".env"
-    path.write_text("# comment\n\nexport A = '1=2'\nB=\n")
-    assert env.parse_env_file(path) == {"A": "1=2", "B": ""}
-    path.write_text("A=1\nnonsense\n")
-    with pytest.raises(LocalError, match=r"\.env line 2 is 'nonsense'; write KEY=VALUE"):
-        env.parse_env_file(path)
-
-
 @pytest.mark.parametrize("value", ["many", "-1", "0", "1.5"])
 def test_numbers(value: str) -> None:
     assert env.number({"ROWS": "7"}, "ROWS") == 7
@@ -71,8 +67,67 @@ def test_numbers(value: str) -> None:
         env.number({"ROWS": value}, "ROWS")
 
 
-def test_connections_as_uri_and_as_json() -> None:
-    assert libpq_uri("postgres://a:b@h:1/d?sslmode=require") == "postgresql://a:b@h:1/d?sslmode=require"
-    given = {"conn_type": "postgres", "login": "a", "password": "p@/", "host": "h", "schema": "d"}
-    assert libpq_uri(json.dumps(given)) == "postgresql://a:p%40%2F@h:5432/d"
-    assert libpq_uri(json.dumps(given | {"extra": {"sslmode": "require"}})).endswith("/d?sslmode=require")
+def test_the_shell_wins_over_the_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("ROWS=1\nSEED=2\n")
+    monkeypatch.setattr(env, "ROOT", tmp_path)
+    monkeypatch.setenv("ROWS", "3")
+    assert (env.user_environment()["ROWS"], env.user_environment()["SEED"]) == ("3", "2")
+
+
+def test_another_projects_airflow_is_left_alone(here: Installation) -> None:
+    theirs = {name: "/theirs" for name in env.PLACES}
+    made = env.environment(here, theirs | {"AIRFLOW__CORE__PARALLELISM": "16", "PATH": "/bin"})
+    assert not [name for name in env.PLACES if made[name] == "/theirs"]
+    assert made["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == f"sqlite:///{here.metadata}"
+    assert made["AIRFLOW__CORE__PARALLELISM"] == "16"
+    assert made["PATH"].endswith("/.venv/bin:/bin")
+
+
+def test_variables_of_a_sourced_shell_file_are_not_the_users_own(
+    here: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = env.write_shell_file(here, env.environment(here, env.user_environment()))
+    script = f". {shlex.quote(str(path))} && env -0"
+    printed = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+    sourced = dict(line.split("=", 1) for line in printed.split("\0") if line)
+    assert "shop_reader" in sourced["AIRFLOW_CONN_SHOP"]
+    for name, value in sourced.items():
+        monkeypatch.setenv(name, value)
+    assert "AIRFLOW_CONN_SHOP" not in env.user_environment()
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", OWN)
+    assert env.user_environment()["AIRFLOW_CONN_SHOP"] == OWN
+
+
+@pytest.mark.parametrize(
+    ("connection", "expected"),
+    [
+        (OWN, OWN),
+        ("postgres://h/db", "postgresql://h/db"),
+        (
+            OWN + "?sslmode=require&cursor=dictcursor&__extra__=%7B%22connect_timeout%22%3A+5%7D",
+            OWN + "?sslmode=require&connect_timeout=5",
+        ),
+        (
+            json.dumps({"conn_type": "postgres", "host": "h", "schema": "d b", "login": "me@x", "password": "p@s/w"}),
+            "postgresql://me%40x:p%40s%2Fw@h:5432/d%20b",
+        ),
+        (
+            json.dumps(
+                {"conn_type": "postgres", "host": "h", "port": 1, "schema": "d", "extra": '{"sslmode":"allow"}'}
+            ),
+            "postgresql://@h:1/d?sslmode=allow",
+        ),
+        (
+            json.dumps({"conn_type": "postgres", "host": "h", "schema": "d", "extra": {"sslmode": "allow"}}),
+            "postgresql://@h:5432/d?sslmode=allow",
+        ),
+    ],
+)
+def test_airflow_connections_as_libpq_uris(connection: str, expected: str) -> None:
+    assert libpq_uri(connection) == expected
+
+
+@pytest.mark.parametrize("connection", ["{bad", '{"conn_type": "postgres", "host": "h"}', "mysql://h/db", "h", "[1]"])
+def test_what_is_no_postgres_connection_is_one_sentence(connection: str) -> None:
+    with pytest.raises(LocalError, match="no PostgreSQL connection: write postgresql://"):
+        libpq_uri(connection)

@@ -1,130 +1,127 @@
-"""The embedded server through the accidents of a laptop, and what its roles may not do."""
+"""The embedded server through the accidents of a laptop."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg import errors
 
-from include.local.databases import ROLES, provision
 from include.local.errors import LocalError
-from include.local.servers import EmbeddedPostgres
+from include.local.servers import HOST, EmbeddedPostgres
+
+Make = Callable[..., EmbeddedPostgres]
 
 
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[EmbeddedPostgres]:
-    made = EmbeddedPostgres(folder / "accidents", settings={"fsync": "off"})
-    yield made.start()
-    made.remove()
+@pytest.fixture
+def make(folder: Path, request: pytest.FixtureRequest) -> Iterator[Make]:
+    """Makes server objects on one directory, as separate commands would; the server is removed at the end."""
+    place = folder / request.node.name / "it's a folder" / "postgres"
+    place.parent.mkdir(parents=True)
+
+    def made(port: int | None = None) -> EmbeddedPostgres:
+        return EmbeddedPostgres(place, port)
+
+    yield made
+    made().remove()
 
 
-@pytest.fixture(scope="module")
-def provisioned(server: EmbeddedPostgres) -> EmbeddedPostgres:
-    for _ in range(2):  # rerunnable
-        provision(server, dict.fromkeys(ROLES, "secret"))
-    with psycopg.connect(server.dsn("shop_app", "secret", "shop")) as connection:
-        connection.execute("create table if not exists things (id int primary key)")
-    with psycopg.connect(server.dsn("raw_loader", "secret", "warehouse")) as connection:
-        connection.execute("create table if not exists raw_shop.things (id int)")
-    with psycopg.connect(server.dsn("dbt_transformer", "secret", "warehouse")) as connection:
-        connection.execute("create table if not exists marts.things (id int)")
-    return server
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server((HOST, 0)) as other:
+        yield other.getsockname()[1]
 
 
-def test_starting_twice_is_harmless(server: EmbeddedPostgres) -> None:
-    port = server.port
-    assert server.start().port == port
-    assert server.is_running()
+def postmaster(server: EmbeddedPostgres) -> int:
+    return int((server.data_dir / "postmaster.pid").read_text().split()[0])
 
 
-def test_it_starts_again_after_kill_9(server: EmbeddedPostgres) -> None:
-    pid = int((server.data_dir / "postmaster.pid").read_text().splitlines()[0])
-    os.kill(pid, signal.SIGKILL)
-    while server.is_running():
-        pass
-    server.start()
+def write(server: EmbeddedPostgres) -> None:
     with psycopg.connect(server.superuser_dsn("postgres")) as connection:
-        assert connection.execute("select 1").fetchone() == (1,)
+        connection.execute("create table if not exists kept as select 1 as value")
 
 
-def test_an_interrupted_initdb_is_begun_again(folder: Path) -> None:
-    half = folder / "half"
-    (folder / "half.new").mkdir()
-    (folder / "half.new" / "PG_VERSION").write_text("18\n")
-    with EmbeddedPostgres(half, settings={"fsync": "off"}) as made:
-        assert made.is_running()
-    made.remove()
+def assert_kept(server: EmbeddedPostgres) -> None:
+    with psycopg.connect(server.superuser_dsn("postgres")) as connection:
+        assert connection.execute("select value from kept").fetchall() == [(1,)]
 
 
-def test_a_taken_port_is_one_sentence_or_another_port(folder: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(LocalError, match=f"port {port} is in use by another program; choose another with PG_PORT="):
-            EmbeddedPostgres(folder / "taken", port=port).start()
-        (folder / "taken.port").write_text(str(port))
-        with (folder / "taken.port").open() as read_meanwhile, EmbeddedPostgres(folder / "taken") as made:
-            assert made.port != port
-            assert read_meanwhile.read() == str(port)
-        made.remove()
+def test_it_comes_back_after_kill_9(make: Make) -> None:
+    write(make().start())
+    for _ in range(3):
+        os.kill(postmaster(make()), signal.SIGKILL)
+        assert_kept(make().start())
 
 
-def test_superusers_come_through_the_socket_alone(server: EmbeddedPostgres) -> None:
-    with pytest.raises(psycopg.OperationalError, match="rejects connection"):
-        psycopg.connect(server.dsn("postgres", "", "postgres"))
+def test_an_interrupted_initdb_is_begun_again(make: Make) -> None:
+    half = make().data_dir.with_name("postgres.new")
+    half.mkdir()
+    (half / "PG_VERSION").write_text("18\n")
+    assert make().start().is_running()
 
 
-def test_a_password_is_needed(provisioned: EmbeddedPostgres) -> None:
-    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
-        psycopg.connect(provisioned.dsn("shop_reader", "wrong", "shop"))
+def test_another_process_with_the_dead_servers_number_is_not_the_server(make: Make) -> None:
+    server = make().start()
+    write(server)
+    os.kill(postmaster(server), signal.SIGKILL)
+    for path in (server.data_dir / "postmaster.pid", *server.socket_dir.glob(".s.PGSQL.*.lock")):
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join([str(os.getpid()), *lines[1:]]) + "\n")
+    assert not server.is_running()
+    assert_kept(make().start())
 
 
-@pytest.mark.parametrize(
-    ("role", "database", "statement"),
-    [
-        ("shop_reader", "shop", "insert into things values (1)"),
-        ("shop_reader", "shop", "create table mine (id int)"),
-        ("shop_reader", "shop", "create temporary table mine (id int)"),
-        ("raw_loader", "warehouse", "select * from marts.things"),
-        ("raw_loader", "warehouse", "create table marts.mine (id int)"),
-        ("dbt_transformer", "warehouse", "insert into raw_shop.things values (1)"),
-        ("dbt_transformer", "warehouse", "drop table raw_shop.things"),
-        ("bi_reader", "warehouse", "select * from raw_shop.things"),
-        ("bi_reader", "warehouse", "insert into marts.things values (1)"),
-        ("bi_reader", "warehouse", "create schema mine"),
-    ],
-)
-def test_what_a_role_must_not_do_fails(provisioned: EmbeddedPostgres, role: str, database: str, statement: str) -> None:
-    with psycopg.connect(provisioned.dsn(role, "secret", database)) as connection:
-        connection.read_only = False
-        with pytest.raises(errors.InsufficientPrivilege):
-            connection.execute(statement)  # type: ignore[arg-type]
+def test_a_demanded_port_that_is_taken_is_one_sentence(make: Make, taken_port: int) -> None:
+    with pytest.raises(
+        LocalError, match=f"port {taken_port} is in use by another program; choose another with PG_PORT="
+    ):
+        make(taken_port).start()
 
 
-@pytest.mark.parametrize(
-    ("role", "database", "statement"),
-    [
-        ("shop_reader", "shop", "select * from things"),
-        ("dbt_transformer", "warehouse", "select * from raw_shop.things"),
-        ("bi_reader", "warehouse", "select * from marts.things"),
-        ("warehouse_admin", "warehouse", "update raw_shop.things set id = 1"),
-    ],
-)
-def test_what_a_role_needs_works(provisioned: EmbeddedPostgres, role: str, database: str, statement: str) -> None:
-    with psycopg.connect(provisioned.dsn(role, "secret", database)) as connection:
-        connection.execute(statement)  # type: ignore[arg-type]
+def test_a_remembered_port_that_is_taken_is_replaced_and_said(
+    make: Make, taken_port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = make()
+    remembered = server.data_dir.parent / "postgres.port"
+    remembered.write_text(str(taken_port))
+    with remembered.open() as read_meanwhile:
+        assert server.start().port != taken_port
+        assert read_meanwhile.read() == str(taken_port)
+    out, err = capsys.readouterr()
+    assert out == "" and f"port {taken_port} is in use" in err and str(server.port) in err
 
 
-@pytest.mark.parametrize("database", ["shop", "warehouse"])
-def test_nobody_enters_the_other_database(provisioned: EmbeddedPostgres, database: str) -> None:
-    strangers = {"shop": ("raw_loader", "dbt_transformer", "bi_reader"), "warehouse": ("shop_reader", "shop_app")}
-    for role in strangers[database]:
-        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
-            psycopg.connect(provisioned.dsn(role, "secret", database))
+def test_a_running_server_is_not_moved_to_another_port(make: Make) -> None:
+    port = make().start().port
+    assert make(port).start().port == make().start().port == port
+    with pytest.raises(LocalError, match=rf"runs on port {port}; `make stop`"):
+        make(port + 1).start()
+
+
+def test_what_the_server_says_names_its_log(make: Make) -> None:
+    server = make().start()
+    server.stop()
+    with (server.data_dir / "postgresql.conf").open("a") as file:
+        file.write("work_mem = nonsense\n")
+    with pytest.raises(LocalError, match=r"postgresql\.conf.*its log is .*server\.log"):
+        make().start()
+
+
+def test_only_as_root_its_data_leaves_a_directory_closed_to_others(
+    make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PostgreSQL refuses to run as root, and the user it then runs as cannot enter."""
+    given = make().data_dir
+    given.parent.chmod(0o700)
+    write(make().start())
+    out, err = capsys.readouterr()
+    found = make().data_dir
+    assert (found != given) == (os.geteuid() == 0)
+    assert out == "" and (found == given or str(found.parent) in err)
+    assert_kept(make().start())
+    make().remove()
+    assert not found.exists()
