@@ -44,13 +44,13 @@ class Postgres:
 
 
 class SystemPostgres(EmbeddedPostgres):
-    """The server of the newest PostgreSQL installed on this machine, with the extensions the embedded one lacks."""
-
-    PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), default=None)
+    """The newest PostgreSQL installed on this machine: it has ICU, and extensions, which the embedded one lacks."""
 
     def _program(self, name: str) -> Path:
-        assert self.PROGRAMS is not None
-        return self.PROGRAMS / name
+        installed = Path("/usr/lib/postgresql").glob("*/bin")
+        newest = max(installed, key=lambda path: int(path.parent.name), default=None)
+        assert newest, "this test needs a PostgreSQL of the system, such as Debian's package `postgresql`"
+        return newest / name
 
 
 @dataclass(frozen=True)

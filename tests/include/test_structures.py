@@ -9,7 +9,7 @@ import pytest
 from psycopg import sql
 
 from include.errors import ConfigError, TerminalError
-from tests.conftest import Postgres, SystemPostgres
+from tests.conftest import Postgres
 from tests.include.conftest import Pipeline, between
 
 ODD_NAMES = [
@@ -264,8 +264,7 @@ def foreign(system_postgres: Postgres) -> Iterator[Pipeline]:
         yield pipeline
 
 
-@pytest.mark.parametrize("kind", ["foreign table"] if SystemPostgres.PROGRAMS else [])
-def test_a_foreign_table_in_full_mode(foreign: Pipeline, kind: str) -> None:
+def test_a_foreign_table_in_full_mode(foreign: Pipeline) -> None:
     info = psycopg.conninfo.conninfo_to_dict(foreign.warehouse_dsn)
     with psycopg.connect(foreign.warehouse_dsn) as other:
         other.execute("create table far (id int primary key, v text); insert into far values (1, 'a'), (2, null)")
@@ -273,7 +272,7 @@ def test_a_foreign_table_in_full_mode(foreign: Pipeline, kind: str) -> None:
     foreign.app.execute(
         f"create extension postgres_fdw; create server other foreign data wrapper postgres_fdw options ({options});"
         "create user mapping for current_user server other options (user 'postgres', password_required 'false');"
-        f"create {kind} far (id int, v text) server other options (schema_name 'public')"
+        "create foreign table far (id int, v text) server other options (schema_name 'public')"
     )
     spec = foreign.spec("far", mode="full", cursor=None)
     foreign.run(spec)

@@ -8,15 +8,13 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from tests.conftest import Postgres, SystemPostgres
+from tests.conftest import Postgres
 from tests.include.conftest import Pipeline, between
 from tests.include.values import CONTRIB_VALUES, NO_ORDER, TYPES, VALUES
 
 CASES = [(type_, value) for type_, values in VALUES.items() for value in values]
-# Values of types that the embedded server lacks: where PostgreSQL is installed, as on the machines that run CI.
-CONTRIB_CASES = [
-    (type_, value) for type_, values in CONTRIB_VALUES.items() for value in values if SystemPostgres.PROGRAMS
-]
+# Values of types that the embedded server lacks.
+CONTRIB_CASES = [(type_, value) for type_, values in CONTRIB_VALUES.items() for value in values]
 KEYS = [(type_, value) for type_, value in CASES + CONTRIB_CASES if type_ not in NO_ORDER and "repeat('l" not in value]
 
 numbers = itertools.count(1)
@@ -32,9 +30,8 @@ def embedded(postgres: Postgres) -> Iterator[Pipeline]:
 
 
 @pytest.fixture(scope="module")
-def contrib(request: pytest.FixtureRequest) -> Iterator[Pipeline]:
-    servers: Postgres = request.getfixturevalue("system_postgres")
-    with between(servers.database(), servers.database()) as pipeline:
+def contrib(system_postgres: Postgres) -> Iterator[Pipeline]:
+    with between(system_postgres.database(), system_postgres.database()) as pipeline:
         for connection in (pipeline.app, pipeline.warehouse):
             for extension in ("hstore", "citext", "ltree"):
                 connection.execute(f"create extension {extension} schema public")
