@@ -38,6 +38,11 @@ class Pipeline:
         given = {"key": ["id"], "cursor": "updated_at", "identifier": table} | extract
         return TableSpec(source="shop", table=table, **given)
 
+    def insert(self, *ids: int, at: str = "now()") -> None:
+        """Orders, one after another; `at` is their cursor, an expression."""
+        for number in ids:
+            self.app.execute(f"insert into orders values ({number}, {number}.50, {at})")
+
     def fill(self, rows: int) -> None:
         """Orders 1 to `rows`, a second apart, their cursors long past."""
         self.app.execute(
@@ -84,6 +89,10 @@ class Pipeline:
 
     def raw(self, query: str) -> list[tuple[Any, ...]]:
         return self.warehouse.execute(query).fetchall()
+
+    def staging_tables(self) -> list[str]:
+        query = "select relname from pg_class where relnamespace = '_elt'::regnamespace and relname like 'staging%'"
+        return [row[0] for row in self.raw(query)]
 
     def dump(self, connection: Connection, relation: str, columns: str, where: str = "true") -> bytes:
         """The rows as COPY text ordered by their text, the form in which both sides have to agree byte for byte."""

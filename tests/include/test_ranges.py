@@ -19,7 +19,6 @@ from include.load import extractions
 from include.sources import TableSpec
 from tests.conftest import Postgres
 from tests.include.conftest import Pipeline, between
-from tests.include.test_extract_load import staging_tables
 
 ROWS = 1000
 DIE = "select pg_terminate_backend(pg_backend_pid())"
@@ -53,7 +52,7 @@ def test_ranges_together_are_the_table_and_become_raw(pipeline: Pipeline, spec: 
     assert (result.mode, result.rows_extracted, result.rows_inserted) == ("first", ROWS, ROWS)
     pipeline.assert_equal()
     assert pipeline.raw("select conname from pg_constraint where conrelid = 'raw_shop.orders'::regclass")
-    assert (staging_tables(pipeline), recorded(pipeline)) == ([], [])
+    assert (pipeline.staging_tables(), recorded(pipeline)) == ([], [])
     assert pipeline.cut(spec)[0].ranges == 1, "a run from the watermark reads in one piece"
 
 
@@ -113,7 +112,7 @@ def test_a_small_table_is_one_range_and_takes_the_fast_path(
     pipeline.fill(rows)
     spec = pipeline.spec(rows_per_range=500)
     parts = cut_in(pipeline, spec, len(frozen))
-    assert len(staging_tables(pipeline)) == (len(parts) > 1)
+    assert len(pipeline.staging_tables()) == (len(parts) > 1)
     pipeline.load(spec, *read_all(pipeline, spec, parts))
     assert seen == frozen
     pipeline.assert_equal()
@@ -249,7 +248,7 @@ def test_a_cleared_cut_leaves_the_answers_of_before_out(pipeline: Pipeline, spec
     pipeline.load(wider, *old, *new)
     pipeline.assert_equal()
     extractions.discard_leftovers(pipeline.warehouse, spec, lambda run_id: True)
-    assert (staging_tables(pipeline), recorded(pipeline)) == ([], [])
+    assert (pipeline.staging_tables(), recorded(pipeline)) == ([], [])
 
 
 def test_a_range_that_is_cleared_after_the_load_says_what_to_clear(pipeline: Pipeline, spec: TableSpec) -> None:
@@ -266,10 +265,10 @@ def test_leftovers_of_dead_runs_are_removed_with_their_ranges(pipeline: Pipeline
     parts = cut_in(pipeline, spec, 5, run_id="dead")
     pipeline.read(spec, parts[0])
     extractions.discard_leftovers(pipeline.warehouse, spec, lambda run_id: run_id == "dead")
-    assert (staging_tables(pipeline), recorded(pipeline)) == ([], [])
+    assert (pipeline.staging_tables(), recorded(pipeline)) == ([], [])
     with pytest.raises(TerminalError, match="a later attempt has taken over"):
         pipeline.read(spec, parts[1])
-    assert staging_tables(pipeline) == []
+    assert pipeline.staging_tables() == []
 
 
 def test_full_mode_in_ranges_marks_rows_that_are_gone(pipeline: Pipeline, spec: TableSpec) -> None:

@@ -212,7 +212,7 @@ def test_a_dead_repair_leaves_nothing_behind(
         repair(pipeline.source, pipeline.warehouse, spec, report, "dead")
     repair(pipeline.source, pipeline.warehouse, spec, report, "alive")
     assert pipeline.raw("select * from _elt.extraction") == []
-    assert pipeline.raw("select relname from pg_class where relname like 'staging%'") == []
+    assert pipeline.staging_tables() == []
 
 
 def test_a_table_that_was_never_loaded_is_named(pipeline: Pipeline) -> None:

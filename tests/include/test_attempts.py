@@ -1,0 +1,190 @@
+"""Attempts that die, hang, come twice or too late: raw is as if each run had worked once, in the order of snapshots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from include.errors import TerminalError
+from include.load import extractions, ledger
+from tests.include.conftest import Pipeline
+
+
+def test_loading_the_same_batch_twice_changes_nothing(pipeline: Pipeline) -> None:
+    pipeline.insert(1)
+    batch = pipeline.extract(pipeline.spec())
+    first = pipeline.load(pipeline.spec(), batch)
+    assert pipeline.load(pipeline.spec(), batch) == first
+    assert pipeline.raw("select count(*) from _elt.load_ledger") == [(1,)]
+
+
+def test_a_load_that_dies_before_its_commit_leaves_everything_as_it_was(pipeline: Pipeline, monkeypatch) -> None:
+    spec = pipeline.spec()
+    pipeline.insert(1)
+    pipeline.run(spec)
+    pipeline.insert(2)
+    batch = pipeline.extract(spec)
+    with monkeypatch.context() as patch:
+        patch.setattr("include.load.publish._record", lambda *_: pipeline.warehouse.close())
+        with pytest.raises(psycopg.Error):
+            pipeline.load(spec, batch)
+    pipeline.warehouse = pipeline.connect_warehouse()
+    assert pipeline.raw("select id from raw_shop.orders") == [(1,)]
+    assert pipeline.raw("select count(*) from _elt.load_ledger") == [(1,)]
+    pipeline.load(spec, batch)
+    pipeline.assert_equal()
+
+
+def test_what_is_staged_survives_a_crash_whatever_the_servers_default(pipeline: Pipeline) -> None:
+    database = sql.Identifier(pipeline.warehouse.info.dbname)
+    pipeline.warehouse.execute(sql.SQL("alter database {} set synchronous_commit = off").format(database))
+    assert pipeline.beside().raw("show synchronous_commit") == [("on",)]
+
+
+def test_a_batch_that_lost_rows_is_refused(pipeline: Pipeline) -> None:
+    pipeline.insert(1, 2)
+    batch = pipeline.extract(pipeline.spec())
+    pipeline.warehouse.execute("update _elt.extraction_range set rows_extracted = 1")
+    with pytest.raises(TerminalError, match="1 of 2 rows staged .* clear the table's extract task"):
+        pipeline.load(pipeline.spec(), batch)
+
+
+def test_an_older_snapshot_never_replaces_a_newer_row(pipeline: Pipeline) -> None:
+    """A slow run read first and loads last: what a faster run brought meanwhile stays."""
+    spec = pipeline.spec()
+    pipeline.insert(1, 2)
+    pipeline.run(spec)
+    pipeline.app.execute("update orders set amount = 100 where id = 1")
+    slow = pipeline.extract(spec, run_id="slow")
+    # The clock of this writer is behind: by updated_at alone the newer version would look older.
+    pipeline.app.execute("update orders set amount = 200, updated_at = updated_at - interval '1 second' where id = 1")
+    pipeline.app.execute("update orders set amount = 300, updated_at = now() where id = 2")
+    pipeline.beside().run(spec, run_id="fast")
+    result = pipeline.load(spec, slow)
+    assert result.rows_updated == 0
+    pipeline.assert_equal()
+
+
+def test_an_older_snapshot_does_not_bring_back_what_a_newer_one_found_as_raw_has_it(pipeline: Pipeline) -> None:
+    """Changed and restored, cursor included: the newer load has nothing to write, and so leaves no stamp on the row."""
+    spec = pipeline.spec()
+    pipeline.insert(1)
+    pipeline.run(spec)
+    was = pipeline.app.execute("select amount, updated_at from orders").fetchone()
+    pipeline.app.execute("update orders set amount = 7, updated_at = now()")
+    slow = pipeline.extract(spec, run_id="slow")
+    pipeline.app.execute("update orders set amount = %s, updated_at = %s", was)
+    assert pipeline.beside().run(spec, run_id="fast").rows_updated == 0
+    assert pipeline.load(spec, slow).rows_updated == 0
+    pipeline.assert_equal()
+
+
+def test_an_older_snapshot_does_not_replace_a_table_without_a_key(pipeline: Pipeline) -> None:
+    spec = pipeline.spec(mode="full", key=[], cursor=None)
+    pipeline.insert(1)
+    pipeline.run(spec)
+    slow = pipeline.extract(spec, run_id="slow")
+    pipeline.insert(2)
+    pipeline.beside().run(spec, run_id="fast")
+    pipeline.load(spec, slow)
+    pipeline.assert_equal()
+
+
+def test_a_newer_snapshot_replaces_what_an_older_one_loaded_first(pipeline: Pipeline) -> None:
+    spec = pipeline.spec()
+    pipeline.insert(1)
+    pipeline.run(spec)
+    old = pipeline.extract(spec, run_id="old")
+    pipeline.app.execute("update orders set amount = 7")
+    new = pipeline.beside().extract(spec, run_id="new")
+    pipeline.load(spec, old)
+    pipeline.load(spec, new)
+    pipeline.assert_equal()
+
+
+def test_a_zombie_whose_retry_has_loaded_is_refused(pipeline: Pipeline) -> None:
+    spec = pipeline.spec()
+    pipeline.insert(1)
+    zombie = pipeline.extract(spec, run_id="r1")
+    pipeline.run(spec, run_id="r1")
+    with pytest.raises(TerminalError, match="later attempt of run r1 has already loaded"):
+        pipeline.load(spec, zombie)
+
+
+def test_a_zombie_cannot_stage_after_its_retry_cleaned_up(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = pipeline.spec()
+    pipeline.insert(1)
+    pipeline.run(spec)
+    retry, claim = pipeline.beside(), extractions.claim
+
+    def clean_up(*args: Any) -> Any:
+        extractions.discard_leftovers(retry.warehouse, spec, lambda run_id: run_id == "r1")
+        return claim(*args)
+
+    monkeypatch.setattr(extractions, "claim", clean_up)
+    with pytest.raises(TerminalError, match="a later attempt has taken over"):
+        pipeline.extract(spec, run_id="r1")
+    assert pipeline.staging_tables() == []
+
+
+def test_what_an_attempt_is_at_is_left_alone(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that hangs keeps its locks: it must not hold up the next run, which removes what it staged later."""
+    spec = pipeline.spec()
+    pipeline.insert(1)
+    other = pipeline.beside()
+
+    with monkeypatch.context() as patch:
+
+        def next_run(*_: object) -> None:
+            patch.undo()
+            extractions.discard_leftovers(other.warehouse, spec, lambda run_id: run_id == "hangs")
+            other.run(spec, run_id="next")
+
+        patch.setattr(extractions, "record", next_run)
+        pipeline.extract(spec, run_id="hangs")
+    assert len(pipeline.staging_tables()) == 1
+    extractions.discard_leftovers(pipeline.warehouse, spec, lambda run_id: run_id == "hangs")
+    assert pipeline.staging_tables() == []
+
+
+def test_leftovers_of_dead_runs_are_removed(pipeline: Pipeline) -> None:
+    spec = pipeline.spec()
+    pipeline.insert(1)
+    pipeline.extract(spec, run_id="dead")
+    alive = pipeline.extract(spec, run_id="alive")
+    extractions.discard_leftovers(pipeline.warehouse, spec, lambda run_id: run_id == "dead")
+    assert pipeline.staging_tables() == [f"staging_{alive.extraction_id}"]
+
+
+def test_a_slice_does_not_take_the_place_of_a_dropped_raw_table(pipeline: Pipeline) -> None:
+    pipeline.insert(1, at="now() - interval '1 day'")
+    pipeline.run(pipeline.spec())
+    batch = pipeline.extract(pipeline.spec())
+    pipeline.warehouse.execute("drop table raw_shop.orders")
+    with pytest.raises(TerminalError, match="was dropped after this was read"):
+        pipeline.load(pipeline.spec(), batch)
+
+
+def test_an_older_first_load_does_not_take_the_place_of_a_dropped_raw_table(pipeline: Pipeline) -> None:
+    spec = pipeline.spec()
+    pipeline.insert(1)
+    older = pipeline.extract(spec, run_id="older")
+    pipeline.insert(2)
+    pipeline.load(spec, pipeline.extract(spec, run_id="newer"))
+    pipeline.warehouse.execute("drop table raw_shop.orders")
+    with pytest.raises(TerminalError, match="was dropped after this was read"):
+        pipeline.load(spec, older)
+
+
+def test_the_ledger_survives_a_lowered_variable(pipeline: Pipeline) -> None:
+    pipeline.insert(1, at="'2026-01-01 00:00+00'")
+    spec = pipeline.spec()
+    first = pipeline.run(spec)
+    ledger.mark_published(pipeline.warehouse, spec)
+    pipeline.warehouse.execute("update raw_shop.orders set amount = 0")
+    result = pipeline.run(spec, variable="2025-12-01T00:00:00+00:00")
+    assert result.rows_updated == 1 and result.mark > first.mark
+    pipeline.assert_equal()

@@ -1,0 +1,160 @@
+"""What a load changes in raw, and what it leaves as it is."""
+
+from __future__ import annotations
+
+import pytest
+from psycopg import sql
+
+from include.catalog import estimated_rows
+from include.errors import TerminalError
+from include.load import ledger
+from tests.include.conftest import Pipeline
+
+
+def test_first_load_brings_every_row_and_stamps_it(pipeline: Pipeline) -> None:
+    pipeline.insert(1, 2, 3)
+    result = pipeline.run(pipeline.spec(), run_id="r1")
+    assert (result.mode, result.rows_extracted, result.rows_inserted) == ("first", 3, 3)
+    pipeline.assert_equal()
+    stamps = pipeline.raw("select distinct _loaded_at, _run_id, _deleted_at from raw_shop.orders")
+    assert stamps == [(result.loaded_at, "r1", None)]
+
+
+def test_the_key_of_raw_is_its_primary_key(pipeline: Pipeline) -> None:
+    pipeline.run(pipeline.spec())
+    query = "select conname from pg_constraint where conrelid = 'raw_shop.orders'::regclass and contype = 'p'"
+    assert pipeline.raw(query) == [("orders_pkey",)]
+
+
+def test_the_key_is_built_with_memory_to_sort_it_in(pipeline: Pipeline) -> None:
+    pipeline.warehouse.execute(
+        """
+        create table public.seen (memory text);
+        create function public.note() returns event_trigger language plpgsql as $$
+        begin insert into public.seen values (current_setting('maintenance_work_mem')); end $$;
+        create event trigger note on ddl_command_end when tag in ('ALTER TABLE') execute function public.note();
+    """
+    )
+    for setting, memory in (("64MB", "256MB"), ("1GB", "1GB")):
+        pipeline.warehouse.execute(f"drop table if exists raw_shop.orders; set maintenance_work_mem = '{setting}'")
+        pipeline.run(pipeline.spec(mode="full"))
+        assert pipeline.raw("select memory from public.seen")[-1] == (memory,)
+        assert pipeline.raw("show maintenance_work_mem") == [(setting,)]
+
+
+def test_incremental_run_brings_inserts_and_updates(pipeline: Pipeline) -> None:
+    pipeline.insert(1, 2, at="now() - interval '1 day'")
+    pipeline.run(pipeline.spec())
+    pipeline.insert(3)
+    pipeline.app.execute("update orders set amount = 9, updated_at = now() where id = 1")
+    result = pipeline.run(pipeline.spec())
+    assert (result.mode, result.rows_extracted, result.rows_inserted, result.rows_updated) == ("incremental", 2, 1, 1)
+    pipeline.assert_equal()
+
+
+def test_rows_that_did_not_change_are_not_written(pipeline: Pipeline) -> None:
+    pipeline.insert(1)
+    first = pipeline.run(pipeline.spec())
+    again = pipeline.run(pipeline.spec())
+    assert (again.rows_extracted, again.rows_inserted, again.rows_updated) == (1, 0, 0)
+    assert pipeline.raw("select _loaded_at from raw_shop.orders") == [(first.loaded_at,)]
+
+
+def test_rows_that_did_not_change_are_not_even_locked(pipeline: Pipeline) -> None:
+    """A lock is a write of the row's page, and right after a checkpoint of the whole page to the log."""
+    pipeline.insert(*range(1, 30))
+    pipeline.run(pipeline.spec())
+    assert pipeline.run(pipeline.spec()).rows_extracted == 29
+    assert pipeline.raw("select count(*) from raw_shop.orders where xmax <> 0") == [(0,)]
+
+
+def test_rows_are_found_by_any_key(pipeline: Pipeline) -> None:
+    """Few among many, by keys of several columns, of types outside pg_catalog, and declared in another order."""
+    pipeline.app.execute("create type mood as enum ('sad', 'glad')")
+    pipeline.warehouse.execute("create type public.mood as enum ('sad', 'glad')")
+    pipeline.app.execute(
+        "create table feelings (felt mood, n numeric, days daterange, note text, updated_at timestamptz, "
+        "primary key (felt, n, days))"
+    )
+    pipeline.app.execute(
+        "insert into feelings "
+        "select unnest(enum_range(null::mood)), n, daterange(null, current_date + n), '', '2026-01-01' "
+        "from generate_series(1, 100) n"
+    )
+    assert pipeline.run(pipeline.spec("feelings", key=["felt", "n", "days"])).rows_inserted == 200
+    pipeline.app.execute("update feelings set note = 'x', n = n + 0.00, updated_at = now() where n = 7")
+    pipeline.app.execute("insert into feelings values ('sad', 0, 'empty', 'new', now())")
+    result = pipeline.run(pipeline.spec("feelings", key=["n", "days", "felt"]))
+    assert (result.rows_inserted, result.rows_updated) == (1, 2)
+    pipeline.assert_same("felt, n, days, note", "feelings", "felt, n, days")
+
+
+@pytest.mark.parametrize(("before", "after"), [("1.0", "1.00"), ("0", "null"), ("'NaN'", "'Infinity'")])
+def test_a_change_of_bytes_alone_arrives(pipeline: Pipeline, before: str, after: str) -> None:
+    pipeline.app.execute(f"insert into orders values (1, {before})")
+    pipeline.run(pipeline.spec())
+    pipeline.app.execute(f"update orders set amount = {after}")
+    assert pipeline.run(pipeline.spec()).rows_updated == 1
+    pipeline.assert_equal()
+
+
+def test_append_mode_never_updates(pipeline: Pipeline) -> None:
+    spec = pipeline.spec(mode="append")
+    pipeline.insert(1)
+    pipeline.run(spec)
+    pipeline.app.execute("update orders set amount = 5")
+    pipeline.insert(2)
+    result = pipeline.run(spec)
+    assert (result.rows_inserted, result.rows_updated) == (1, 0)
+
+
+def test_full_mode_marks_rows_that_are_gone_and_brings_them_back(pipeline: Pipeline) -> None:
+    spec = pipeline.spec(mode="full", deletes="soft", cursor=None)
+    pipeline.insert(1, 2)
+    pipeline.run(spec)
+    pipeline.app.execute("delete from orders where id = 1")
+    assert pipeline.run(spec).rows_deleted == 1
+    assert pipeline.raw("select id from raw_shop.orders where _deleted_at is not null") == [(1,)]
+    pipeline.insert(1)
+    assert pipeline.run(spec).rows_updated == 1
+    pipeline.assert_equal()
+
+
+def test_a_table_without_a_key_is_replaced_whole(pipeline: Pipeline) -> None:
+    pipeline.app.execute("create table events (what text)")
+    pipeline.app.execute("insert into events values ('a'), ('a'), ('b')")
+    spec = pipeline.spec("events", mode="full", key=[], cursor=None)
+    pipeline.run(spec)
+    pipeline.app.execute("delete from events where what = 'b'")
+    assert pipeline.run(spec).rows_deleted == 3
+    pipeline.assert_equal("what", "events")
+
+
+def test_a_new_version_of_a_row_stays_on_its_page(pipeline: Pipeline) -> None:
+    """So that the key needs no new entry; half of the cost of an update that is spread over a large table."""
+    pipeline.fill(1000)
+    pipeline.run(pipeline.spec())
+    pipeline.app.execute("update orders set amount = 0, updated_at = now() where id = 1")
+    pipeline.run(pipeline.spec())
+    assert pipeline.raw("select (ctid::text::point)[0]::int, amount from raw_shop.orders where id = 1") == [(0, 0)]
+
+
+def test_what_is_new_in_a_large_table_is_known_to_the_planner_at_once(pipeline: Pipeline) -> None:
+    pipeline.fill(110_000)
+    first = pipeline.run(pipeline.spec())
+    pipeline.app.execute("insert into orders select n, n, now() from generate_series(110001, 120000) n")
+    pipeline.run(pipeline.spec())
+    query = sql.SQL("select from raw_shop.orders where _loaded_at > {}").format(sql.Literal(first.loaded_at))
+    assert 5_000 < estimated_rows(pipeline.warehouse, query) < 20_000
+    # The other columns were sampled when all was new, and are again once a tenth has changed.
+    largest = "select max(bound) from pg_stats, unnest(histogram_bounds::text::bigint[]) bound where attname = 'id'"
+    assert pipeline.raw(largest)[0][0] <= 110_000
+    pipeline.app.execute("insert into orders select n, n, now() from generate_series(120001, 135000) n")
+    pipeline.run(pipeline.spec())
+    assert pipeline.raw(largest)[0][0] > 120_000
+
+
+def test_a_warehouse_without_merge_is_refused(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "OLDEST_VERSION", 990_000)
+    with pytest.raises(TerminalError, match="the warehouse is PostgreSQL .* or later is needed"):
+        ledger.ensure(pipeline.warehouse, "raw_shop")
