@@ -8,7 +8,7 @@ deleted, and rows that did not change are not written again.
 |---|---|
 | **When** | by hand |
 | **To** | an instant (`2026-01-31T00:00:00+00:00`), the id of a past run (what it and later ones read) or `beginning` |
-| **Changes** | the Variable `watermark__<source>__<table>`, and nothing else |
+| **Changes** | the Variable `watermark__<source>__<table>`; no row of raw |
 
 `beginning` resets a table, also one that was created anew in the source.
 

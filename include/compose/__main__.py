@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from include.compose.airflow_api import Airflow
-from include.dotenv import complete_env_file, parse_env_file
+from include.local.dotenv import complete_env_file, parse_env_file
 from include.local.errors import LocalError
 from include.progress import ENDED, Console, Task
 

@@ -17,8 +17,8 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from psycopg.pq import Conninfo
 
 from include.dbt_project import profile_environment
-from include.dotenv import parse_env_file
 from include.local.databases import ROLES, SOURCE, WAREHOUSE
+from include.local.dotenv import parse_env_file
 from include.local.errors import LocalError
 from include.local.files import write_whole
 from include.local.servers import EmbeddedPostgres

@@ -54,6 +54,7 @@ alter table _elt.extraction add column if not exists source_shape jsonb;
 
 comment on column _elt.load_ledger.source_shape is
 'The source table as this load saw it: its number, and number, type and nullability of each column. Null: a backfill.';
+
 create table if not exists _elt.extraction_range (
     extraction_id bigint not null references _elt.extraction on delete cascade,
     number integer not null,

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from include.compose.airflow_api import Airflow
-from include.dotenv import complete_env_file, parse_env_file
+from include.local.dotenv import complete_env_file, parse_env_file
 from include.local.environment import ROOT
 
 DAG_ID = "elt_pipeline"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from include.dotenv import complete_env_file, parse_env_file
+from include.local.dotenv import complete_env_file, parse_env_file
 from include.local.environment import ROOT
 from include.local.errors import LocalError
 
