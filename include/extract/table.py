@@ -16,7 +16,7 @@ from psycopg.rows import class_row
 
 from include.batch import Batch, Horizon, Part, Staged, Window
 from include.buckets import WHOLE, Buckets
-from include.catalog import Column, source_columns
+from include.catalog import Column, check_types, source_columns
 from include.drift import Drift, examine, shape_of
 from include.errors import TerminalError, TransientError
 from include.extract.deletes import differing_buckets
@@ -92,7 +92,7 @@ def begin_extraction(source: Connection, warehouse: Connection, request: Request
         # Drawn before the snapshots: a load with a larger number may have seen newer rows, one with a smaller cannot.
         ticket = extractions.begin(warehouse, spec, request.run_id, shape, bounds)
         if bounds:
-            warehouse.execute(_create_staging(ticket.extraction_id, found.columns))
+            warehouse.execute(_create_staging(ticket.extraction_id, spec, found.columns))
     first = Part(
         source=spec.source,
         table=spec.table,
@@ -155,16 +155,18 @@ def _stage_part(
     """Stream the part's rows into staging; what was staged, and the buckets held whole."""
     seen = take_snapshot(source, spec)
     columns = source_columns(source, spec)
-    if _digest(shape_of(source, spec, columns)) != part.shape:
-        problem = f"{spec.name}: its columns changed while it was about to be read"
+    names, form = [column.name for column in columns], copy_format(column.type for column in columns)
+    # None of the types that binary is used for has labels.
+    labels = form == "text" and check_types(source, warehouse, spec, columns)
+    if labels or _digest(shape_of(source, spec, columns)) != part.shape:
+        problem = f"{spec.name}: its columns or the labels of their types changed while it was about to be read"
         if spec.rows_per_range:
             raise TerminalError(f"{problem}; clear the table's {spec.first_task} task, which looks at it again")
         raise TransientError(f"{problem}; try again")
     range_ = in_range(spec, columns, *bounds)
     _refuse_null_cursors(source, spec, columns, range_)
     if part.ranges == 1:
-        warehouse.execute(_create_staging(part.extraction_id, columns))
-    names, form = [column.name for column in columns], copy_format(column.type for column in columns)
+        warehouse.execute(_create_staging(part.extraction_id, spec, columns))
     staging = extractions.staging_table(part.extraction_id)
 
     def copy(where: sql.Composable) -> Copied:
@@ -229,9 +231,13 @@ def _refuse_null_cursors(
         )
 
 
-def _create_staging(extraction_id: int, columns: tuple[Column, ...]) -> sql.Composed:
+def _create_staging(extraction_id: int, spec: TableSpec, columns: tuple[Column, ...]) -> sql.Composed:
     # The type's spelling comes from format_type() of the source's catalog, already quoted.
     definitions = [sql.Identifier(c.name) + sql.SQL(" " + c.type) for c in columns]  # type: ignore[arg-type]
+    for number, column in enumerate(columns):
+        if column.name in spec.key and column.is_not_null:
+            # Or the key of a first load would read the whole table once more, to see that there is no NULL.
+            definitions[number] += sql.SQL(" not null")
     # A first load's staging table becomes raw: a page with room for a row's next version spares the key a new entry.
     query = sql.SQL("create table {} ({}) with (fillfactor = 95)")
     return query.format(extractions.staging_table(extraction_id), sql.SQL(", ").join(definitions))

@@ -70,6 +70,7 @@ class Runs:
     Attributes:
         faults: Weights of the kinds of fault; `intensity` is the share of attempts that meet one.
         raised: Variables that a person set above the ledger, by table.
+        loaded: Tables of which a load has succeeded.
     """
 
     world: World
@@ -82,7 +83,7 @@ class Runs:
     raised: dict[str, str] = field(default_factory=dict)
     expected_refusals: set[str] = field(default_factory=lambda: {"in ranges at the same time"})
     violations: list[str] = field(default_factory=list)
-    _loaded: set[str] = field(default_factory=set)
+    loaded: set[str] = field(default_factory=set)
     _zombies: list[Zombie] = field(default_factory=list)
     _listeners: set[asyncio.Task[None]] = field(default_factory=set)
     _active: set[str] = field(default_factory=set)
@@ -135,7 +136,7 @@ class Runs:
                 result = await self._task(run, "load", spec_loaded, batch, calm)
                 green = green and result is not None
                 if result:
-                    self._loaded.add(spec_loaded.table)
+                    self.loaded.add(spec_loaded.table)
                     self._count(result)
         return green
 
@@ -172,7 +173,7 @@ class Runs:
 
     def _choose(self, task: str, table: str | None, chance: float) -> Fault | None:
         """A fault for the next attempt, where earlier ones have shown its steps."""
-        steps = sorted(self.tally.steps[task, table, table in self._loaded])
+        steps = sorted(self.tally.steps[task, table, table in self.loaded])
         if not steps or self.rng.random() > chance:
             return None
         kinds = {kind: weight for kind, weight in self.faults.items() if kind in STRIKES}
@@ -228,7 +229,7 @@ class Runs:
                 elif "struck" in message:
                     self._struck(attempt, pid, message, ended)
                 elif last["ended"] == "ok":  # steps of failing attempts, such as a rollback, are only met by chance
-                    self.tally.steps[attempt.task, attempt.table, attempt.table in self._loaded].add(message["step"])
+                    self.tally.steps[attempt.task, attempt.table, attempt.table in self.loaded].add(message["step"])
             transport.close()
         os.waitpid(pid, 0)
         if last["ended"] == "unexpected":

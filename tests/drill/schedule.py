@@ -43,7 +43,7 @@ class Plan:
     scenes: dict[str, float] = field(
         default_factory=lambda: {
             "one_run": 6, "two_runs": 2, "backfill_beside": 2, "window_by_hand": 1, "full_refresh": 1, "person": 2,
-            "hidden_rows": 0.5,
+            "hidden_rows": 0.5, "frozen_columns": 0.5,
         }  # fmt: skip
     )
     faults: dict[str, float] = field(default_factory=lambda: KINDS)
@@ -161,16 +161,26 @@ class Schedule:
 
     async def hidden_rows(self) -> None:
         """A row-level policy appears in the source: the run has to say so, and not to go on without the rows."""
+        policy = f"alter table {self.rng.choice(self.specs).table} {{}} row level security"
+        await self._refused("row-level security", policy.format("enable"), policy.format("disable"))
+
+    async def frozen_columns(self) -> None:
+        """A table whose columns may not change gets another one: the run has to stop at it, until it is gone."""
+        for spec in (spec for spec in self.specs if spec.drift == "freeze" and spec.table in self.runs.loaded):
+            alter = f"alter table {spec.table} {{}}"
+            await self._refused("drift: freeze", alter.format("add column if not exists frozen int"), alter.format("drop column if exists frozen"))
+
+    async def _refused(self, refusal: str, change: str, undo: str) -> None:
+        """Change the source in a way that the next run has to refuse, for that run."""
         await self.runs.end()  # a zombie may hold a lock on the table
-        table, refusal = self.rng.choice(self.specs).table, "row-level security"
-        alter = f"set lock_timeout = '{{}}'; alter table {table} {{}} row level security"
-        with suppress(psycopg.errors.LockNotAvailable):  # a busy machine: then the run sees no policy, and is as any
-            self.world.ask(SOURCE, lambda connection: connection.execute(alter.format("2s", "enable")))
-        self.runs.expected_refusals.add(refusal)
-        await self.one_run()
-        await self.runs.end()
-        self.world.ask(SOURCE, lambda connection: connection.execute(alter.format("30s", "disable")))
-        self.runs.expected_refusals.discard(refusal)
+        with suppress(psycopg.errors.LockNotAvailable):  # writers are busy at it: another time
+            self.world.ask(SOURCE, lambda connection: connection.execute(f"set lock_timeout = '2s'; {change}"))
+            self.runs.expected_refusals.add(refusal)
+            if await self.runs.run(self._scheduled(), self.specs):
+                self.runs.violations.append(f"a run was green that should have said {refusal!r}")
+            await self.runs.end()
+            self.world.ask(SOURCE, lambda connection: connection.execute(f"set lock_timeout = '30s'; {undo}"))
+            self.runs.expected_refusals.discard(refusal)
 
     async def _later(self, scene: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(self.rng.uniform(0, 1))

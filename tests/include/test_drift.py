@@ -10,7 +10,7 @@ import pytest
 from include.batch import Window
 from include.catalog import columns_of
 from include.drift import examine
-from include.errors import DriftError
+from include.errors import DriftError, TransientError
 from include.load import ledger
 from include.local.databases import ROLES, provision
 from tests.conftest import Postgres
@@ -132,6 +132,17 @@ def test_an_added_enum_value_is_added_at_its_place(moods: Pipeline) -> None:
     moods.assert_same("id, mood, moods", "orders", "id")
     labels = "select array_agg(enumlabel::text order by enumsortorder) from pg_enum"
     assert moods.raw(labels) == moods.app.execute(labels).fetchall()
+
+
+def test_an_enum_value_added_since_the_table_was_looked_at_is_a_reason_to_look_again(moods: Pipeline) -> None:
+    spec = moods.spec()
+    [part] = moods.cut(spec)
+    change(moods, "alter type mood add value 'glad'")
+    change(moods, "update orders set mood = 'glad'")
+    with pytest.raises(TransientError, match="the labels of their types changed"):
+        moods.read(spec, part)
+    moods.run(spec)
+    moods.assert_same("id, mood", "orders", "id")
 
 
 def test_a_renamed_enum_value_stops_with_the_statement(moods: Pipeline) -> None:

@@ -4,6 +4,8 @@ create sequence versions;
 
 create sequence pairs start 10001;
 
+create type mood as enum ('fine');
+
 create function stamp_version() returns trigger language plpgsql as $$
 begin
     new.version := nextval('public.versions');
@@ -28,6 +30,8 @@ end
 $$;
 
 alter table notes drop constraint notes_pkey;
+
+alter table shapes add mood mood not null default 'fine';
 
 alter table visits alter updated_at type timestamp;
 
