@@ -256,8 +256,11 @@ class Runs:
             self._zombies.remove(zombie)
             os.kill(zombie.pid, signal.SIGCONT)
 
+    def wake_all(self) -> None:
+        self._wake(lambda zombie: True)
+
     async def end(self) -> None:
         """Wake the last zombies and wait for everything that still moves."""
-        self._wake(lambda zombie: True)
+        self.wake_all()
         if self._listeners:
             await asyncio.wait(self._listeners)

@@ -83,6 +83,7 @@ class Schedule:
         with (self.world.folder / "tasks.log").open("ab") as log:
             plan = self.plan
             self.runs = Runs(self.world, self.rng, self.tally, log, plan.faults, plan.intensity, plan.mutate)
+            self.world.unblock = self.runs.wake_all
             for process in (*writing, watching):
                 process.start()
             try:
@@ -168,7 +169,11 @@ class Schedule:
         """A table whose columns may not change gets another one: the run has to stop at it, until it is gone."""
         for spec in (spec for spec in self.specs if spec.drift == "freeze" and spec.table in self.runs.loaded):
             alter = f"alter table {spec.table} {{}}"
-            await self._refused("drift: freeze", alter.format("add column if not exists frozen int"), alter.format("drop column if exists frozen"))
+            await self._refused(
+                "drift: freeze",
+                alter.format("add column if not exists frozen int"),
+                alter.format("drop column if exists frozen"),
+            )
 
     async def _refused(self, refusal: str, change: str, undo: str) -> None:
         """Change the source in a way that the next run has to refuse, for that run."""

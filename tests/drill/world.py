@@ -61,12 +61,17 @@ class Store:
 
 @dataclass
 class World:
-    """Source and warehouse as servers of their own, below `folder`."""
+    """Source and warehouse as servers of their own, below `folder`.
+
+    Attributes:
+        unblock: Called where a question waits for a lock: a frozen task may hold it, and would for ever.
+    """
 
     folder: Path
     servers: dict[str, EmbeddedPostgres] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=dict)
     admin_dsns: dict[str, str] = field(default_factory=dict)
+    unblock: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         for side in SIDES:
@@ -108,14 +113,19 @@ class World:
 
     def admin(self, side: str) -> psycopg.Connection:
         """A superuser's session, in autocommit mode, for the oracle alone. What it did survives a crash."""
-        return psycopg.connect(self.admin_dsns[side], autocommit=True, options="-c synchronous_commit=on")
+        return psycopg.connect(
+            self.admin_dsns[side], autocommit=True, options="-c synchronous_commit=on -c lock_timeout=5s"
+        )
 
     def ask(self, side: str, question: Callable[[psycopg.Connection], Answer]) -> Answer:
-        """The answer of a question asked as superuser, again where the server was just stopped."""
+        """The answer of a question asked as superuser, again where the server was just stopped or a lock in the way."""
         for _ in range(10):
             try:
                 with self.admin(side) as connection:
                     return question(connection)
+            except psycopg.errors.LockNotAvailable as error:
+                failed: psycopg.Error = error
+                self.unblock()
             except psycopg.OperationalError as error:
                 failed = error
                 self.revive(side)
