@@ -47,6 +47,7 @@ class UserType:
     """A type: its enum labels, and the statement that creates it where one has to."""
 
     name: str
+    schema: str
     labels: list[str] | None
     creation: str | None
 
@@ -156,16 +157,39 @@ def check_types(
                 f"write `columns: {{{column.name}: text}}`"
             )
     names = [column.type for column in columns]
-    wanted, have = types_of(source, names), types_of(warehouse, names)
+    wanted = types_of(source, names)
+    _refuse_closed_schemas(warehouse, spec, {kind.schema for kind in wanted.values()})
+    have = types_of(warehouse, names)
     missing = [kind for name, kind in wanted.items() if name not in have]
     if missing:
-        statements = "; ".join(kind.creation for kind in missing if kind.creation)
+        role = sql.Identifier(warehouse.info.user).as_string()
+        statements = [kind.creation for kind in missing if kind.creation]
+        # Whoever runs this may be another role; who owns an enum can add the labels that come later.
+        statements += [f"alter type {kind.name} owner to {role}" for kind in missing if kind.labels]
         raise TerminalError(
             f"{spec.name}: the warehouse has no type {', '.join(kind.name for kind in missing)}; "
-            f"run there: {statements or 'an upgrade of PostgreSQL'}, or write `columns: {{name of the column: text}}`"
+            f"run there: {'; '.join(statements) or 'an upgrade of PostgreSQL'}, "
+            "or write `columns: {name of the column: text}`"
         )
     additions = {kind.name: _missing_labels(spec, kind, have[kind.name]) for kind in wanted.values() if kind.labels}
     return {name: statements for name, statements in additions.items() if statements}
+
+
+def _refuse_closed_schemas(warehouse: Connection, spec: TableSpec, schemas: set[str]) -> None:
+    """Types of the source's own live in schemas that a careful warehouse does not open to everybody."""
+    own = sorted(schemas - {"pg_catalog"})
+    if not own:
+        return
+    query = """
+        select string_agg(quote_ident(nspname), ', ') from pg_namespace
+        where nspname = any(%s) and not has_schema_privilege(oid, 'usage')"""
+    [closed] = warehouse.execute(query, (own,)).fetchone() or [None]
+    if closed:
+        role = sql.Identifier(warehouse.info.user).as_string()
+        raise TerminalError(
+            f"{spec.name}: role {role} may not use schema {closed} of the warehouse, to which types of its columns "
+            f"belong; run there: grant usage on schema {closed} to {role}"
+        )
 
 
 def _missing_labels(spec: TableSpec, wanted: UserType, have: UserType) -> list[str]:

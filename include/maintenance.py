@@ -94,7 +94,7 @@ def rewind(spec: TableSpec, to: str, variables: Any) -> str:
         mark = to_text(rewind_mark(warehouse, spec, to))
         # A load that died before it showed its watermark must not be taken for the reason of the lower value.
         ledger.mark_published(warehouse, spec)
-        show_watermark(spec, mark, variables)
+        show_watermark(spec, mark, variables, before=variables.get(spec.watermark_key, None))
         last, horizon = ledger.standing_mark(warehouse, spec), read_horizon(source, spec.source)
         window = next_window(spec, mark, last, horizon)
         query = rows_of(spec, source_columns(source, spec), in_window(spec, window))

@@ -9,12 +9,13 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from typing import Literal, NamedTuple
 
-from psycopg import sql
+from psycopg import errors, sql
 from psycopg.rows import args_row
 
 from include.batch import LoadResult, Window
@@ -151,8 +152,13 @@ def _settled_window(warehouse: Connection, spec: TableSpec) -> Window:
     A full table without a cursor is read whole by the next run; nothing in it is settled.
     """
     values = {"source": spec.source, "table": spec.table}
-    row = warehouse.execute(statement("settled"), values).fetchone()
-    if row is None or not columns_of(warehouse, spec.raw_schema, spec.table):
+    lock = sql.SQL("lock table {} in access share mode").format(sql.Identifier(spec.raw_schema, spec.table))
+    row = None
+    with suppress(errors.UndefinedTable, errors.InvalidSchemaName):
+        # Before the snapshot: raw would look empty to it once a load has widened a column.
+        warehouse.execute(lock)
+        row = warehouse.execute(statement("settled"), values).fetchone()
+    if row is None:
         raise ConfigError(f"{spec.name}: it was not loaded yet, there is nothing to compare; run elt_pipeline first")
     return Window("incremental", row[0] - spec.overlap, None, None)
 

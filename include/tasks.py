@@ -198,19 +198,27 @@ def _publish_watermark(warehouse: Connection, spec: TableSpec, result: LoadResul
     if current not in (before, value):
         log.warning("the Variable was changed during the run: it is kept", key=spec.watermark_key, value=current)
         return
-    show_watermark(spec, value, Variable)
+    show_watermark(spec, value, Variable, current)
     ledger.mark_published(warehouse, spec)
 
 
-def show_watermark(spec: TableSpec, value: str, variables: Any) -> None:
-    """Set the Variable of a table's watermark, and read it back; `variables` is the SDK's or the model's class.
+def show_watermark(spec: TableSpec, value: str, variables: Any, before: str | None) -> None:
+    """Set the Variable of a table's watermark, and read it back.
+
+    Args:
+        spec: The table.
+        value: The watermark.
+        variables: The SDK's class of Variables, or the model's.
+        before: What the Variable was.
 
     Raises:
         TerminalError: something shadows it.
     """
     variables.set(spec.watermark_key, value, f"Everything of {spec.name} before this instant is loaded.")
     shown = variables.get(spec.watermark_key, None)
-    if shown != value:
+    if shown not in (value, before):
+        log.warning("the Variable was changed as it was set: it is kept", key=spec.watermark_key, value=shown)
+    elif shown != value and shown is not None:
         raise TerminalError(
             f"Variable {spec.watermark_key} was set to {value} but reads {shown!r}: something shadows it; "
             f"remove AIRFLOW_VAR_{spec.watermark_key.upper()} or the secrets backend's entry"

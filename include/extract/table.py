@@ -11,14 +11,14 @@ from typing import Any
 
 import structlog
 from psycopg import sql
-from psycopg.errors import WrongObjectType
+from psycopg.errors import InsufficientPrivilege, WrongObjectType
 from psycopg.rows import class_row
 
 from include.batch import Batch, Horizon, Part, Staged, Window
 from include.buckets import WHOLE, Buckets
 from include.catalog import Column, check_types, source_columns
 from include.drift import Drift, examine, shape_of
-from include.errors import TerminalError, TransientError
+from include.errors import DriftError, TerminalError, TransientError
 from include.extract.deletes import differing_buckets
 from include.extract.ranges import find_bounds, in_range
 from include.extract.rows import in_window, instant, rows_of
@@ -190,7 +190,14 @@ def _stage_part(
 def _follow(warehouse: Connection, spec: TableSpec, drift: Drift, window: Window) -> Window:
     """Add new enum labels, which the transaction that adds them may not use; read all where values were rewritten."""
     for each in drift.labels:
-        warehouse.execute(each)  # type: ignore[arg-type]
+        try:
+            warehouse.execute(each)  # type: ignore[arg-type]
+        except InsufficientPrivilege as error:
+            labels = "; ".join(drift.labels)
+            raise DriftError(
+                f"{spec.name}: an enum has labels that the loader may not add ({error.diag.message_primary}); "
+                f"run in the warehouse: {labels}, then clear this task"
+            ) from error
         log.warning("enum label added", table=spec.name, statement=each)
     if drift.gone:
         log.warning("columns are gone from the source: kept in raw, NULL from now on", table=spec.name, gone=drift.gone)

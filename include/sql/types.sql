@@ -48,6 +48,7 @@ composites as (
 
 select
     format_type(kind.oid, -1) as name,
+    cast(pg_namespace.nspname as text) as schema,
     enums.labels,
     case
         when extension.extname is not null

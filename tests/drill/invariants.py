@@ -34,8 +34,11 @@ BROKEN_PAIRS = """
 def copy_rows(connection: psycopg.Connection, relation: sql.Composable, columns: str, where: str) -> list[bytes]:
     """Rows of a relation as COPY text under the pinned settings, sorted as bytes."""
     query = f"copy (select {columns} from {{}} where {where}) to stdout"
-    with connection.cursor().copy(sql.SQL(query).format(relation)) as copy:  # type: ignore[arg-type]
-        return sorted(b"".join(bytes(block) for block in copy).splitlines(keepends=True))
+    with connection.transaction():
+        # COPY takes its snapshot, then waits for the lock: behind a column that is being widened it would see no row.
+        connection.execute(sql.SQL("lock table {} in access share mode").format(relation))
+        with connection.cursor().copy(sql.SQL(query).format(relation)) as copy:  # type: ignore[arg-type]
+            return sorted(b"".join(bytes(block) for block in copy).splitlines(keepends=True))
 
 
 def versions(world: World, side: str, specs: list[TableSpec]) -> dict[str, dict[bytes, int]]:

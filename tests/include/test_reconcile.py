@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 
 from include.errors import ConfigError, TerminalError
@@ -131,6 +132,24 @@ def test_a_repair_never_replaces_what_a_newer_load_brought(
     monkeypatch.setattr(module, "load_batch", load_late)
     assert repair(pipeline.source, pipeline.warehouse, spec, report, "r1").rows_updated == 0
     pipeline.assert_equal()
+
+
+def test_a_load_that_would_empty_raw_to_an_older_snapshot_waits(
+    pipeline: Pipeline, spec: TableSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Widening a column writes all rows anew: who took a snapshot before sees none of them."""
+    from include import reconcile as module
+
+    def widen(source, spec):  # type: ignore[no-untyped-def]
+        load = pipeline.beside().warehouse
+        load.execute("set lock_timeout = '100ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            load.execute("alter table raw_shop.orders alter id type numeric")
+        return real(source, spec)
+
+    real = module.take_snapshot
+    monkeypatch.setattr(module, "take_snapshot", widen)
+    assert compare(pipeline, spec).rows == (ROWS, ROWS)
 
 
 def test_columns_that_raw_does_not_have_yet_are_left_to_the_next_run(pipeline: Pipeline, spec: TableSpec) -> None:

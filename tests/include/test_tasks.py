@@ -124,6 +124,15 @@ def test_a_shadowed_variable_fails_the_task(variables: dict[str, str], monkeypat
     assert "published" not in variables
 
 
+@pytest.mark.parametrize("edit", ["2025-01-01T00:00:00+00:00", None])
+def test_a_persons_edit_the_moment_it_is_set_is_no_shadow(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, edit: str | None
+) -> None:
+    monkeypatch.setattr(tasks.Variable, "set", lambda key, value, description: edit and variables.update({key: edit}))
+    publish(before=None)
+    assert variables.get(SPEC.watermark_key) == edit and variables["published"] == "yes"
+
+
 @pytest.mark.parametrize("error", [TerminalError("x"), psycopg.errors.InsufficientPrivilege("x")])
 def test_what_a_retry_cannot_mend_fails_at_once(error: Exception) -> None:
     with pytest.raises(AirflowFailException), tasks.no_retry_for_terminal_errors():

@@ -19,6 +19,9 @@ grant connect on database warehouse to raw_loader, dbt_transformer, bi_reader;
 grant create on database warehouse to raw_loader, dbt_transformer;
 grant temporary on database warehouse to dbt_transformer;
 
+-- Enums and other types of the source's own are made here, by warehouse_admin, which has what the loader has.
+grant usage, create on schema public to raw_loader;
+
 create schema if not exists _elt authorization raw_loader;
 create schema if not exists raw_shop authorization raw_loader;
 grant usage on schema _elt, raw_shop to dbt_transformer;

@@ -7,8 +7,6 @@ create type public.mood as enum ('fine');
 
 alter type public.mood owner to raw_loader;
 
-grant usage on schema public to raw_loader;
-
 create table drill.regressions (relation text, row_before text, row_after text);
 
 create function drill.note_regression() returns trigger language plpgsql security definer as $$
