@@ -34,8 +34,14 @@ class Gap:
 
 
 def lock(connection: Connection, name: str) -> None:
-    """Take the warehouse-wide lock `name` until the transaction ends; waits `lock_timeout` at most."""
-    connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"elt:{name}",))
+    """Take the warehouse-wide lock `name` until the transaction ends; waits `lock_timeout` at most.
+
+    From here on nothing is waited for but the warehouse: a holder that is frozen loses its session after five minutes.
+    """
+    query = """
+        select pg_advisory_xact_lock(hashtextextended(%s, 0)),
+            set_config('idle_in_transaction_session_timeout', '5min', true)"""
+    connection.execute(query, (f"elt:{name}",))
 
 
 def ensure(connection: Connection, raw_schema: str) -> None:

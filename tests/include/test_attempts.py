@@ -188,3 +188,12 @@ def test_the_ledger_survives_a_lowered_variable(pipeline: Pipeline) -> None:
     result = pipeline.run(spec, variable="2025-12-01T00:00:00+00:00")
     assert result.rows_updated == 1 and result.mark > first.mark
     pipeline.assert_equal()
+
+
+def test_who_holds_a_tables_lock_and_is_frozen_loses_it_in_minutes(pipeline: Pipeline) -> None:
+    """The limit of a session that waits for the other server is an hour."""
+    limit = "show idle_in_transaction_session_timeout"
+    with pipeline.warehouse.transaction():
+        ledger.lock(pipeline.warehouse, "shop.orders")
+        assert pipeline.raw(limit) == [("5min",)]
+    assert pipeline.raw(limit) == [("1h",)]
