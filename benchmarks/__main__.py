@@ -13,9 +13,10 @@ from benchmarks.graphs import parses, runs
 from benchmarks.installation import open_project
 from benchmarks.loads import deltas, first_loads, left_out
 from benchmarks.measure import BenchError
-from benchmarks.published import PLOT, README, RESULTS, ROOT, publish
+from benchmarks.published import PLOT, README, RESULTS, publish
 from benchmarks.report import Sample, medians, table, write_csv
 from benchmarks.shop import open_shop
+from include.local.environment import ROOT
 
 LOADS = {"load": first_loads, "delta": deltas}
 GRAPHS = {"graph": (runs, "10 40"), "parse": (parses, "10 200 1000")}

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.measure import Cost, run
 from benchmarks.report import Sample
 from benchmarks.shop import Shop
 from benchmarks.tools import NO_TELEMETRY, is_installed, program
-
-ROOT = Path(__file__).resolve().parent.parent
+from include.local.environment import ROOT
 
 
 def first_loads(shop: Shop, rows: int, repeat: int) -> Iterator[Sample]:

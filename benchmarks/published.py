@@ -10,8 +10,8 @@ from jinja2 import Environment, FileSystemLoader
 
 from benchmarks.goals import OURS
 from benchmarks.report import Median
+from include.local.environment import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PLOT, README = ROOT / "benchmarks" / "results.csv", ROOT / "docs" / "bench.svg", ROOT / "README.md"
 
 SHOWN = ("first load", "delta of", "replay of")
