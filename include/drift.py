@@ -10,10 +10,10 @@ from psycopg import sql
 
 from include.catalog import Column, check_types, raw_columns, relation_of, source_columns
 from include.errors import DriftError
-from include.load import ledger
 from include.sessions import Connection, relation_text
 from include.sources import LOADED_COLUMNS, TableSpec
 from include.sql import statement
+from include.state import ledger
 
 log = structlog.get_logger(__name__)
 

@@ -13,11 +13,11 @@ from include.catalog import estimated_rows, source_columns
 from include.errors import TerminalError
 from include.extract.horizon import read_horizon
 from include.extract.rows import in_window, rows_of
-from include.load import ledger
 from include.plan import Plan, describe, gaps, plan_table
 from include.reconcile import reconcile, repair
 from include.rewind import rewind_mark
 from include.sources import TableSpec
+from include.state import ledger
 from include.tasks import WAREHOUSE, no_retry_for_terminal_errors, session, show_watermark, spec_of
 from include.watermark import next_window
 

@@ -14,10 +14,10 @@ from include.drift import Examined, examine
 from include.errors import PipelineError
 from include.extract.ranges import count_for
 from include.extract.rows import in_window, rows_of
-from include.load import ledger
 from include.sessions import Connection, relation_text
 from include.sources import TableSpec
 from include.sql import statement
+from include.state import ledger
 from include.watermark import next_window
 
 

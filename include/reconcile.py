@@ -25,11 +25,11 @@ from include.errors import ConfigError, TerminalError
 from include.extract.horizon import read_horizon
 from include.extract.rows import in_window, rows_of
 from include.extract.table import Request, extract_table, take_snapshot
-from include.load import extractions
 from include.load.publish import load_batch
 from include.sessions import Connection, identifiers, snapshot
 from include.sources import TableSpec
 from include.sql import statement
+from include.state import extractions
 
 EXAMPLES = 5
 RUN = "reconcile__"

@@ -6,10 +6,10 @@ from datetime import datetime
 
 from include.batch import to_text
 from include.errors import ConfigError
-from include.load import ledger
 from include.sessions import Connection
 from include.sources import TableSpec
 from include.sql import statement
+from include.state import ledger
 from include.watermark import BEGINNING, read_instant
 
 

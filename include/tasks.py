@@ -20,10 +20,10 @@ from include.dbt_project import MODELS_DIR
 from include.errors import ConfigError, TerminalError
 from include.extract.horizon import read_horizon
 from include.extract.table import Request, begin_extraction, extract_part, extract_table
-from include.load import extractions, ledger
 from include.load.publish import load_batch
 from include.sessions import KEEPALIVE, Connection, pin
 from include.sources import TableSpec, load_specs
+from include.state import extractions, ledger
 
 log = structlog.get_logger(__name__)
 

@@ -23,10 +23,10 @@ from include.extract.deletes import differing_buckets
 from include.extract.ranges import find_bounds, in_range
 from include.extract.rows import in_window, instant, rows_of
 from include.extract.stream import Copied, copy_format, stream
-from include.load import extractions
 from include.sessions import Connection, identifiers, snapshot
 from include.sources import TableSpec
 from include.sql import statement
+from include.state import extractions
 
 log = structlog.get_logger(__name__)
 

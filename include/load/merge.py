@@ -12,9 +12,9 @@ from psycopg import sql
 from include.batch import Batch
 from include.buckets import Buckets
 from include.catalog import Column, estimated_rows, same_key
-from include.load import extractions
 from include.sessions import Connection, identifiers, relation_text
 from include.sources import TableSpec
+from include.state import extractions
 
 SMALL_SHARE = 0.1
 """Of raw's rows, below which a batch is small: its rows are looked up in the key, and few columns analysed after it.

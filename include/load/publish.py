@@ -16,11 +16,11 @@ from include.batch import Batch, LoadResult
 from include.catalog import Column, columns_of, estimated_rows, raw_columns
 from include.drift import Drift, add_column, change_type, compare, views_on
 from include.errors import TerminalError
-from include.load import extractions, ledger
 from include.load.merge import SMALL_SHARE, Counts, Load, replace_all, soft_delete, upsert
 from include.sessions import Connection, identifiers, relation_text
 from include.sources import TableSpec
 from include.sql import statement
+from include.state import extractions, ledger
 
 log = structlog.get_logger(__name__)
 

@@ -16,10 +16,10 @@ from include import watermark
 from include.batch import Batch, Horizon, LoadResult, Part, Window
 from include.extract.horizon import read_horizon
 from include.extract.table import Request, begin_extraction, extract_part, extract_table
-from include.load import ledger
 from include.load.publish import load_batch
 from include.sessions import Connection, pin
 from include.sources import TableSpec
+from include.state import ledger
 from tests.conftest import Postgres
 
 

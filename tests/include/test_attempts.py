@@ -9,7 +9,7 @@ import pytest
 from psycopg import sql
 
 from include.errors import TerminalError
-from include.load import extractions, ledger
+from include.state import extractions, ledger
 from tests.include.conftest import Pipeline
 
 

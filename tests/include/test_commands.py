@@ -9,8 +9,8 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from include import commands, maintenance, tasks
 from include.batch import to_text
-from include.load import ledger
 from include.plan import Plan
+from include.state import ledger
 from include.watermark import BEGINNING
 from tests.include.conftest import Pipeline
 

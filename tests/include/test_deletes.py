@@ -8,8 +8,8 @@ import pytest
 
 from include.batch import Window
 from include.buckets import WHOLE, count_for
-from include.load import extractions
 from include.sources import TableSpec
+from include.state import extractions
 from tests.include.conftest import Pipeline
 
 ROWS = 20_000

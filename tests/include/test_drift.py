@@ -11,8 +11,8 @@ from include.batch import Window
 from include.catalog import columns_of
 from include.drift import examine
 from include.errors import DriftError, TerminalError, TransientError
-from include.load import ledger
 from include.local.databases import ROLES, provision
+from include.state import ledger
 from tests.conftest import Postgres
 from tests.include.conftest import Pipeline, between
 

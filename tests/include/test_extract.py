@@ -13,8 +13,8 @@ from include import watermark
 from include.batch import Window
 from include.errors import ConfigError, TerminalError
 from include.extract.table import take_snapshot
-from include.load import ledger
 from include.sessions import snapshot
+from include.state import ledger
 from tests.include.conftest import Pipeline
 
 DAY = timedelta(days=1)

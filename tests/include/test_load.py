@@ -7,7 +7,7 @@ from psycopg import sql
 
 from include.catalog import estimated_rows
 from include.errors import TerminalError
-from include.load import ledger
+from include.state import ledger
 from tests.include.conftest import Pipeline
 
 

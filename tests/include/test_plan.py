@@ -7,10 +7,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from include.load import ledger
 from include.plan import Plan, plan_table
 from include.sessions import pin
 from include.sources import TableSpec
+from include.state import ledger
 from tests.include.conftest import Pipeline
 
 

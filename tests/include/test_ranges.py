@@ -15,8 +15,8 @@ from include.catalog import source_columns
 from include.errors import ConfigError, TerminalError
 from include.extract import ranges, table
 from include.extract.rows import rows_of
-from include.load import extractions
 from include.sources import TableSpec
+from include.state import extractions
 from tests.conftest import Postgres
 from tests.include.conftest import Pipeline, between
 

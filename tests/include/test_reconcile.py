@@ -6,9 +6,9 @@ import psycopg
 import pytest
 
 from include.errors import ConfigError, TerminalError
-from include.load import ledger
 from include.reconcile import Report, reconcile, repair
 from include.sources import TableSpec
+from include.state import ledger
 from tests.include.conftest import Pipeline
 
 ROWS = 5_000

@@ -8,9 +8,9 @@ import pytest
 
 from include.batch import Window, to_text
 from include.errors import ConfigError
-from include.load import ledger
-from include.load.ledger import Gap
 from include.rewind import rewind_mark
+from include.state import ledger
+from include.state.ledger import Gap
 from include.watermark import BEGINNING
 from tests.include.conftest import Pipeline
 

@@ -19,10 +19,10 @@ from psycopg.types.json import Jsonb
 from include.batch import Part, Staged
 from include.buckets import Buckets
 from include.errors import TerminalError
-from include.load.ledger import SCHEMA
 from include.sessions import Connection
 from include.sources import TableSpec
 from include.sql import statement
+from include.state.ledger import SCHEMA
 
 log = structlog.get_logger(__name__)
 

@@ -1,0 +1,1 @@
+"""State in the warehouse: the ledger of loads, and the extractions under way. Never imports Airflow."""
