@@ -1,11 +1,8 @@
-"""Makes and changes the shop's data: seeded, set-based, one transaction each.
+"""Make and change the shop's data: seeded, set-based, one transaction each."""
 
-Money is integer cents in numpy and numeric in Postgres. Dividing cents by 100.0 gives the double nearest to the
-decimal, and its shortest text is that decimal again, so CSV carries the amount to the cent.
-"""
+from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,64 +10,24 @@ import pandas as pd
 import psycopg
 from psycopg import sql
 
+from include.shop.draw import (
+    Products,
+    draw_baskets,
+    draw_cents,
+    draw_customers,
+    draw_items,
+    draw_orders,
+    draw_products,
+    history,
+)
+
 TABLES = ("customers", "products", "orders", "order_items")
-HISTORY = timedelta(days=730)
-RECENT = timedelta(days=5)
-RECENT_SHARE = 0.08
-ITEMS_PER_ORDER = (0.27, 0.28, 0.22, 0.14, 0.09)  # of 1 to 5 items: 2.5 on average
-DISCOUNTS_PERCENT = (100, 100, 100, 95, 90, 80)
 CHUNK_ROWS = 50_000
 SCHEMA = Path(__file__).with_name("schema.sql")
 
-FIRST_NAMES = np.array(
-    "Ada Amélie Björn Chloé Daniel Elif Émile Fatima Grace Hans İnci João Kenji Léa Łukasz María Nia Olga Priya Quang "
-    "Rosa Søren Tomás Uma Văn Wei Ximena Yara Zoë 美咲".split()
-)
-LAST_NAMES = np.array(
-    "Adeyemi|Brontë|Çelik|D'Angelo|Eriksson|Fernández|García|Hughes|Ito|Jansen|Kowalski|Lefèvre|Müller|Nguyen|O'Brien|"
-    "Petrov|Quispe|Rossi|Silva|Tanaka|Ünal|van der Berg|Wang|Xu|Yılmaz|Żak".split("|")
-)
-# One in 500 customers has a name that a careless pipe breaks on.
-AWKWARD_NAMES = np.array(
-    [
-        'Ann "Annie" Lee',
-        "Line\nBreak",
-        "Tab\tStop",
-        r"Back\slash",
-        r"\N",
-        "Comma, Inc.",
-        "Zoë 😀",
-        "%s {} $1",
-        "CR\r\nLF",
-    ]
-)
-CATEGORIES = np.array(["Books", "Café & tea", "Electronics", "Garden", "Home", 'Kids\' "play"', "Sport", "Toys"])
-ADJECTIVES = np.array("Blue Compact Classic Deluxe Eco Foldable Große Handmade Little Modern Solid Vintage".split())
-NOUNS = np.array('Backpack|Bottle|Chair|Desk|Kettle|Lamp|Mug|Novel|5" Phone|Puzzle|Racket|Tent'.split("|"))
-STATUSES = np.array(["pending", "paid", "shipped", "cancelled", "returned"])
-
-
-@dataclass(frozen=True)
-class Products:
-    """Products that can be sold: ids and today's price in cents, position by position."""
-
-    ids: np.ndarray
-    cents: np.ndarray
-
-
-@dataclass(frozen=True)
-class Baskets:
-    """Items of a batch of orders: `order` is the position of the order in the batch; one element per item."""
-
-    order: np.ndarray
-    product_id: np.ndarray
-    quantity: np.ndarray
-    unit_cents: np.ndarray
-    amount_cents: np.ndarray  # one element per order: the sum of its items
-
 
 def shop_exists(conn: psycopg.Connection) -> bool:
-    """Tells whether all four tables exist and orders has rows. Leaves no transaction open."""
+    """Tell whether all four tables exist and orders has rows. Leaves no transaction open."""
     with conn.transaction():
         tables = [f"public.{table}" for table in TABLES]
         query = "select count(to_regclass(name)) = %s from unnest(%s::text[]) as name"
@@ -80,7 +37,7 @@ def shop_exists(conn: psycopg.Connection) -> bool:
 
 
 def create_shop(conn: psycopg.Connection, orders: int, seed: int, now: datetime) -> dict[str, int]:
-    """Creates the four tables and fills them with two years of history that ends at `now`.
+    """Create the four tables and fill them with two years of history that ends at `now`.
 
     One transaction: killed in the middle it leaves nothing. The same arguments give the same rows.
 
@@ -100,31 +57,7 @@ def create_shop(conn: psycopg.Connection, orders: int, seed: int, now: datetime)
         raise ValueError(f"orders must be at least 1, not {orders}")
     if now.tzinfo is None:
         raise ValueError(f"now needs a time zone: {now.isoformat()}")
-    rng = np.random.default_rng(seed)
-    end = _micros(now.astimezone(UTC))
-    start = end - _micros_of(HISTORY)
-    day = _micros_of(timedelta(days=1))
-
-    customer_ids = np.arange(1, max(1, orders // 10) + 1)
-    product_ids = np.arange(1, max(50, orders // 200) + 1)
-    customer_created = start + day + rng.integers(0, _micros_of(HISTORY) - 2 * day, len(customer_ids))
-    product_created = start + rng.integers(0, day, len(product_ids))
-    buyers = rng.integers(0, len(customer_ids), orders)
-    ordered = _order_times(rng, customer_created[buyers], end)
-    buyers, ordered = buyers[np.argsort(ordered)], np.sort(ordered)  # ids ascend with time
-    products = Products(product_ids, _draw_cents(rng, len(product_ids)))
-    baskets = _draw_baskets(rng, orders, products)
-
-    frames = {
-        "customers": _customers(rng, customer_ids).assign(**_times(rng, customer_created, end, 0.3, HISTORY)),
-        "products": _products(rng, products).assign(**_times(rng, product_created, end, 0.5, HISTORY)),
-        "orders": _orders(np.arange(1, orders + 1), customer_ids[buyers], _statuses(rng, ordered, end), baskets).assign(
-            **_times(rng, ordered, end, 0.8, timedelta(days=10))
-        ),
-        "order_items": _items(np.arange(1, len(baskets.order) + 1), np.arange(1, orders + 1), baskets).assign(
-            **_times(rng, ordered[baskets.order], end, 0.05, timedelta(days=3))
-        ),
-    }
+    frames = history(orders, seed, now)
     with conn.transaction():
         if shop_exists(conn):
             raise ValueError("the shop has orders already: change it with change_shop, or drop its tables first")
@@ -139,7 +72,7 @@ def create_shop(conn: psycopg.Connection, orders: int, seed: int, now: datetime)
 
 
 def change_shop(conn: psycopg.Connection, seed: int, share: float = 0.01) -> dict[str, int]:
-    """Inserts and updates a slice of every table, as a day of business would; stamped with the database's now().
+    """Insert and update a slice of every table, as a day of business would; stamped with the database's now().
 
     One transaction; may be called any number of times. Every order's amount stays the sum of its items.
 
@@ -200,8 +133,8 @@ def _insert_slice(conn: psycopg.Connection, rng: np.random.Generator, share: flo
         table: _new_ids(conn, table, _slice_size(_last_id(conn, table), share))
         for table in ("customers", "products", "orders")
     }
-    _copy(conn, "customers", _customers(rng, new["customers"]))
-    _copy(conn, "products", _products(rng, Products(new["products"], _draw_cents(rng, len(new["products"])))))
+    _copy(conn, "customers", draw_customers(rng, new["customers"]))
+    _copy(conn, "products", draw_products(rng, Products(new["products"], draw_cents(rng, len(new["products"])))))
 
     sold = conn.execute(
         "select id, (price * 100)::bigint from public.products where id = any(%s) order by id",
@@ -209,95 +142,11 @@ def _insert_slice(conn: psycopg.Connection, rng: np.random.Generator, share: flo
     ).fetchall()
     products = Products(np.array([row[0] for row in sold]), np.array([row[1] for row in sold]))
     buyers = rng.choice(_pick_ids(conn, rng, "customers", 0.02) + new["customers"].tolist(), len(new["orders"]))
-    baskets = _draw_baskets(rng, len(new["orders"]), products)
-    _copy(conn, "orders", _orders(new["orders"], buyers, rng.choice(["pending", "paid"], len(buyers)), baskets))
+    baskets = draw_baskets(rng, len(new["orders"]), products)
+    _copy(conn, "orders", draw_orders(new["orders"], buyers, rng.choice(["pending", "paid"], len(buyers)), baskets))
     item_ids = _new_ids(conn, "order_items", len(baskets.order))
-    _copy(conn, "order_items", _items(item_ids, new["orders"], baskets))
+    _copy(conn, "order_items", draw_items(item_ids, new["orders"], baskets))
     return {table: len(ids) for table, ids in new.items()} | {"order_items": len(item_ids)}
-
-
-def _draw_cents(rng: np.random.Generator, count: int) -> np.ndarray:
-    return np.round(np.exp(rng.normal(7.8, 0.9, count))).astype(np.int64).clip(99, 500_000)
-
-
-def _draw_baskets(rng: np.random.Generator, orders: int, products: Products) -> Baskets:
-    order = np.repeat(np.arange(orders), rng.choice(np.arange(1, 6), orders, p=ITEMS_PER_ORDER))
-    product = rng.integers(0, len(products.ids), len(order))
-    quantity = rng.integers(1, 4, len(order))
-    unit_cents = products.cents[product] * rng.choice(DISCOUNTS_PERCENT, len(order)) // 100
-    amount_cents = np.zeros(orders, dtype=np.int64)
-    np.add.at(amount_cents, order, quantity * unit_cents)
-    return Baskets(order, products.ids[product], quantity, unit_cents, amount_cents)
-
-
-def _customers(rng: np.random.Generator, ids: np.ndarray) -> pd.DataFrame:
-    first, last = rng.choice(FIRST_NAMES, len(ids)), rng.choice(LAST_NAMES, len(ids))
-    names = np.char.add(np.char.add(first, " "), last).astype(object)
-    awkward = ids % 500 == 7
-    names[awkward] = AWKWARD_NAMES[ids[awkward] // 500 % len(AWKWARD_NAMES)]
-    domains = rng.choice(["example.com", "example.org", "mail.example"], len(ids))
-    emails = [f"customer{id_}@{domain}" for id_, domain in zip(ids, domains)]
-    return pd.DataFrame({"id": ids, "name": names, "email": emails})
-
-
-def _products(rng: np.random.Generator, products: Products) -> pd.DataFrame:
-    count = len(products.ids)
-    names = [f"{a} {n} {i}" for a, n, i in zip(rng.choice(ADJECTIVES, count), rng.choice(NOUNS, count), products.ids)]
-    category = rng.choice(CATEGORIES, count)
-    return pd.DataFrame({"id": products.ids, "name": names, "price": products.cents / 100.0, "category": category})
-
-
-def _orders(ids: np.ndarray, customer_ids: np.ndarray, status: np.ndarray, baskets: Baskets) -> pd.DataFrame:
-    amount = baskets.amount_cents / 100.0
-    return pd.DataFrame({"id": ids, "customer_id": customer_ids, "amount": amount, "status": status})
-
-
-def _items(ids: np.ndarray, order_ids: np.ndarray, baskets: Baskets) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "id": ids,
-            "order_id": order_ids[baskets.order],
-            "product_id": baskets.product_id,
-            "quantity": baskets.quantity,
-            "unit_price": baskets.unit_cents / 100.0,
-        }
-    )
-
-
-def _order_times(rng: np.random.Generator, customer_created: np.ndarray, end: int) -> np.ndarray:
-    """Instants after the customer came, RECENT_SHARE of them in the last days."""
-    spread = customer_created + (rng.random(len(customer_created)) * (end - customer_created)).astype(np.int64)
-    recent = end - rng.integers(0, _micros_of(RECENT), len(customer_created))
-    is_recent = (rng.random(len(customer_created)) < RECENT_SHARE) & (recent >= customer_created)
-    return np.where(is_recent, recent, spread)
-
-
-def _statuses(rng: np.random.Generator, ordered: np.ndarray, end: int) -> np.ndarray:
-    is_recent = ordered > end - _micros_of(RECENT)
-    settled = rng.choice(len(STATUSES), len(ordered), p=(0.01, 0.04, 0.83, 0.07, 0.05))
-    recent = rng.choice(len(STATUSES), len(ordered), p=(0.35, 0.40, 0.20, 0.05, 0.0))
-    return STATUSES[np.where(is_recent, recent, settled)]
-
-
-def _times(
-    rng: np.random.Generator, created: np.ndarray, end: int, changed_share: float, within: timedelta
-) -> dict[str, np.ndarray]:
-    """Both time columns; `changed_share` of the rows changed up to `within` after creation, never after `end`."""
-    delay = (rng.random(len(created)) * np.minimum(end - created, _micros_of(within))).astype(np.int64)
-    updated = created + np.where(rng.random(len(created)) < changed_share, delay, 0)
-    return {"created_at": _timestamp_text(created), "updated_at": _timestamp_text(updated)}
-
-
-def _timestamp_text(micros: np.ndarray) -> np.ndarray:
-    return np.datetime_as_string(micros.astype("datetime64[us]"), timezone="UTC")
-
-
-def _micros(instant: datetime) -> int:
-    return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-
-
-def _micros_of(span: timedelta) -> int:
-    return span // timedelta(microseconds=1)
 
 
 def _copy(conn: psycopg.Connection, table: str, frame: pd.DataFrame) -> None:
