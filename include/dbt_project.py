@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from include.errors import ConfigError
@@ -26,7 +28,14 @@ TARGET = "warehouse"
 _ANY_DATABASE = "__warehouse__"
 """Database name the project is parsed with: the manifest then fits every warehouse."""
 
-_PARSED_SUFFIXES = {".sql", ".yml", ".yaml", ".csv", ".py", ".md"}
+_PARSED_SUFFIXES = (".sql", ".yml", ".yaml", ".csv", ".py", ".md")
+
+_NODE = ("unique_id", "resource_type", "name", "source_name", "package_name", "original_file_path", "fqn", "tags")
+_NODE += ("description", "depends_on", "config", "freshness")
+_TEST = ("unique_id", "name", "column_name", "test_metadata", "fqn", "description")
+
+_DRAWN = {"nodes": _NODE, "sources": _NODE, "tests": _TEST}
+"""What becomes a task, and what Cosmos and `include.rendering` read of it."""
 
 
 def target_dir() -> Path:
@@ -34,38 +43,15 @@ def target_dir() -> Path:
     return Path(os.environ.get("DBT_TARGET_PATH") or PROJECT_DIR / "target")
 
 
-def manifest_path() -> Path:
-    """Path of an up-to-date `manifest.json`; parses the project first if any of its files changed.
+def graph_path() -> Path:
+    """Path of an up-to-date `graph.json`: what rendering reads of dbt's manifest, in the same form but for the tests.
 
-    The fingerprint is of contents, not times: a checkout or a container build changes only times. Beside it lies
-    `partial_parse.msgpack`, the same manifest in dbt's own form. Both are in a folder that a person's own dbt commands,
-    perhaps with variables, do not write to.
+    Every task's process reads it twice, once in Cosmos; the manifest of 1,000 models has three times the size.
 
     Raises:
         ConfigError: dbt cannot parse the project; carries dbt's own message.
     """
-    target = target_dir() / "graph"
-    manifest, stamp = target / "manifest.json", target / "fingerprint"
-    fingerprint = project_fingerprint()
-    if _read(stamp) == fingerprint and manifest.exists():
-        return manifest
-    target.mkdir(parents=True, exist_ok=True)
-    with (target / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if _read(stamp) != fingerprint or not manifest.exists():
-            _parse(target)
-            stamp.write_text(fingerprint)
-    return manifest
-
-
-def project_fingerprint() -> str:
-    """A hash over every file that dbt parses."""
-    digest = hashlib.sha256()
-    for path in sorted(PROJECT_DIR.rglob("*")):
-        parts = path.relative_to(PROJECT_DIR).parts
-        if path.suffix in _PARSED_SUFFIXES and parts[0] not in ("target", "logs"):
-            digest.update("/".join(parts).encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
+    return _parsed()[0] / "graph.json"
 
 
 def load_manifest(database: str) -> Manifest:
@@ -74,7 +60,8 @@ def load_manifest(database: str) -> Manifest:
     Args:
         database: Name of the warehouse database, which dbt writes into every relation's name.
     """
-    return _load_manifest(manifest_path().parent / "partial_parse.msgpack", project_fingerprint(), database)
+    folder, fingerprint = _parsed()
+    return _load_manifest(folder / "partial_parse.msgpack", fingerprint, database)
 
 
 @lru_cache(maxsize=1)
@@ -115,6 +102,39 @@ def _read(path: Path) -> str | None:
     return path.read_text() if path.exists() else None
 
 
+def _parsed() -> tuple[Path, str]:
+    """The folder of what the project was parsed to, and its fingerprint; parses first if any of its files changed.
+
+    The fingerprint is of contents, not times: a checkout or a container build changes only times. The folder holds
+    `manifest.json`, `partial_parse.msgpack`, which is the same in dbt's own form, and `graph.json`. A person's own dbt
+    commands, perhaps with variables, do not write there.
+    """
+    target, fingerprint = target_dir() / "graph", _fingerprint()
+    stamp = target / "fingerprint"
+    if _read(stamp) != fingerprint:
+        target.mkdir(parents=True, exist_ok=True)
+        with (target / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _read(stamp) != fingerprint:
+                _parse(target)
+                _write_graph(target)
+                stamp.write_text(fingerprint)
+    return target, fingerprint
+
+
+def _fingerprint() -> str:
+    """A hash over every file that dbt parses, and over what parses them: dbt's version and this module."""
+    digest = hashlib.sha256(version("dbt-core").encode() + Path(__file__).read_bytes())
+    for folder, folders, names in os.walk(PROJECT_DIR):
+        folders[:] = sorted(folders if folder != str(PROJECT_DIR) else {*folders} - {"target", "logs"})
+        for name in sorted(names):
+            if name.endswith(_PARSED_SUFFIXES):
+                path = os.path.join(folder, name)
+                with open(path, "rb") as file:
+                    digest.update(path.removeprefix(str(PROJECT_DIR)).encode() + b"\0" + file.read() + b"\0")
+    return digest.hexdigest()
+
+
 def _parse(target: Path) -> None:
     """Run `dbt parse` in a process of its own, so that the DAG processor does not import dbt."""
     command = [sys.executable, "-m", "dbt.cli.main", "parse", "--project-dir", str(PROJECT_DIR)]
@@ -124,3 +144,20 @@ def _parse(target: Path) -> None:
     if done.returncode != 0:
         lines = [line.split("  ", 1)[-1].strip() for line in done.stdout.splitlines() + done.stderr.splitlines()]
         raise ConfigError(f"{PROJECT_DIR}: dbt cannot parse the project: {' '.join(filter(None, lines))[-2000:]}")
+
+
+def _write_graph(target: Path) -> None:
+    """Write `graph.json`, whole: another process may still be reading the one before."""
+    manifest: dict[str, Any] = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
+    nodes = manifest["nodes"]
+    manifest["tests"] = {key: nodes.pop(key) for key in [*nodes] if nodes[key]["resource_type"] == "test"}
+    graph = {"metadata": {"project_name": manifest["metadata"]["project_name"]}}
+    graph |= {key: manifest[key] for key in ("parent_map", "child_map")}
+    for part, names in _DRAWN.items():
+        graph[part] = {
+            unique_id: {name: node[name] for name in names if name in node}
+            for unique_id, node in manifest[part].items()
+        }
+    fresh = target / "graph.json.new"
+    fresh.write_text(json.dumps(graph, sort_keys=True), encoding="utf-8")
+    fresh.replace(target / "graph.json")

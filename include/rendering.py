@@ -7,10 +7,12 @@ the last rendered node instead of the test.
 
 from __future__ import annotations
 
+import gc
 import inspect
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -39,12 +41,12 @@ OPERATORS = {
 }
 """What a node that builds something becomes: the task's id inside the node's group, and its operator."""
 
-RENDERED = {"source", *(kind.value for kind in OPERATORS)}
-"""Kinds of nodes that become tasks, tests apart."""
-
 # Cosmos 1.15.1 reads the signatures of the same three constructors again for each operator: a quarter of parsing.
 _REMEMBERED = {"signature": cache(inspect.signature), "getfullargspec": cache(inspect.getfullargspec)}
 cosmos_operators.inspect = SimpleNamespace(**{**vars(inspect), **_REMEMBERED})  # type: ignore[assignment]
+
+# Airflow 3.3.2 asks twice an edge for the hash of its DAG, and makes it of all task ids. Equal DAGs have the same name.
+DAG.__hash__ = lambda dag: hash(dag.dag_id)  # type: ignore[method-assign]
 
 _SOURCE_CALL = re.compile(r"""source\(\s*['"](.+?)['"]\s*,\s*['"](.+?)['"]\s*\)""")
 
@@ -55,6 +57,19 @@ PROFILE = ProfileConfig(
 )
 
 
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Let Python look for no garbage: all that is made meanwhile lives on, and would be looked through each time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_no_garbage()
 def render_pipeline(dag: DAG) -> None:
     """Add every task of the pipeline to `dag`: sources, models and tests, in the order dbt's graph demands.
 
@@ -64,18 +79,17 @@ def render_pipeline(dag: DAG) -> None:
         ConfigError: a source entry or the dbt project is broken; names file and remedy.
     """
     specs = {spec.name: spec for spec in load_specs(dbt_project.MODELS_DIR)}
-    path = dbt_project.manifest_path()
+    path = dbt_project.graph_path()
     pipeline = _Pipeline(dag, specs, json.loads(path.read_text(encoding="utf-8")), get_parsing_context().task_id)
+    project = ProjectConfig(
+        dbt_project_path=dbt_project.PROJECT_DIR, project_name=dbt_project.PROFILE, install_dbt_deps=False
+    )
+    project.manifest_path = path  # as an argument it would become a path of Airflow's own, whose reads load plugins
     # A run takes its parameters from the DAG; every task would copy them several times over.
     params, dag.params = dag.params, ParamsDict()
     DbtToAirflowConverter(
         dag=dag,
-        project_config=ProjectConfig(
-            manifest_path=path,
-            dbt_project_path=dbt_project.PROJECT_DIR,
-            project_name=dbt_project.PROFILE,
-            install_dbt_deps=False,
-        ),
+        project_config=project,
         profile_config=PROFILE,
         execution_config=ExecutionConfig(invocation_mode=InvocationMode.DBT_RUNNER),
         render_config=RenderConfig(
@@ -115,20 +129,21 @@ class _Pipeline:
         only: Id of the one task that is needed; None for all.
     """
 
-    def __init__(self, dag: DAG, specs: dict[str, TableSpec], manifest: dict[str, Any], only: str | None) -> None:
+    def __init__(self, dag: DAG, specs: dict[str, TableSpec], graph: dict[str, Any], only: str | None) -> None:
         self.dag = dag
         self.specs = specs
         self.only = only
-        self.nodes: dict[str, Any] = {**manifest["nodes"], **manifest["sources"]}
-        self.parents: dict[str, list[str]] = manifest["parent_map"]
+        self.nodes: dict[str, Any] = {**graph["nodes"], **graph["sources"]}
+        self.tests: dict[str, Any] = graph["tests"]
+        self.parents: dict[str, list[str]] = graph["parent_map"]
         self.first: dict[str, BaseOperator] = {}
         self.read: dict[str, BaseOperator] = {}
         self.last: dict[str, BaseOperator] = {}
         self.groups: dict[str, TaskGroup] = {}
         self.horizons: dict[str, Any] = {}
         self.task_args: dict[str, Any] = {}
-        self.above = _Reachable(manifest["parent_map"])
-        self.below = _Reachable(manifest["child_map"])
+        self.above = _Reachable(graph["parent_map"])
+        self.below = _Reachable(graph["child_map"])
 
     def add_source(self, node: DbtNode) -> TaskGroup | None:
         """A source table: extract, then load; of one that may be cut, an extract for each range."""
@@ -156,26 +171,24 @@ class _Pipeline:
             return None
         task_id, operator = OPERATORS[node.resource_type]
         with self._layer(layer), self._group(node.unique_id, name) as group:
-            task = operator(**self._arguments(node.unique_id), **task_args, task_id=task_id)
+            task = operator(**_arguments(self.nodes[node.unique_id]), **task_args, task_id=task_id)
         self.first[node.unique_id] = self.last[node.unique_id] = task
         return group
 
     def add_tests(self) -> None:
         """One task per data test, after all its parents and before what depends on all of them, as `dbt build` does."""
         taken: set[str] = set()
-        for unique_id, node in sorted(self.nodes.items()):
-            if node["resource_type"] != "test":
-                continue
-            parents = [parent for parent in self.parents[unique_id] if parent.split(".")[0] in RENDERED]
+        for unique_id, node in sorted(self.tests.items()):
+            parents = [parent for parent in self.parents[unique_id] if parent in self.nodes]
             place = self._place_of_test(parents)
             task_id = self._test_id(node, place, taken)
             taken.add(f"{place}.{task_id}")
             if self.only in (None, f"{place}.{task_id}"):
-                self._add_test(unique_id, task_id, parents)
+                self._add_test(node, task_id, parents)
 
-    def _add_test(self, unique_id: str, task_id: str, parents: list[str]) -> None:
-        with self.groups[parents[0]] if len(parents) == 1 else self._layer(self._furthest_layer(parents)):
-            task = DbtTest(**self._arguments(unique_id), **self.task_args, task_id=task_id)
+    def _add_test(self, node: dict[str, Any], task_id: str, parents: list[str]) -> None:
+        with self.groups[parents[0]] if len(parents) == 1 else self._layer(self._place_of_test(parents)):
+            task = DbtTest(**_arguments(node), **self.task_args, task_id=task_id)
         for neighbour in (parent for parent in parents if parent in self.last):
             self.last[neighbour] >> task
         for blocked in self._blocked_by(parents):
@@ -196,7 +209,7 @@ class _Pipeline:
 
     def _references(self) -> Iterator[tuple[str, str]]:
         """(child, parent) of every `relationships` test between two sources."""
-        for unique_id, node in self.nodes.items():
+        for unique_id, node in self.tests.items():
             metadata = node.get("test_metadata") or {}
             to = _SOURCE_CALL.search(metadata.get("kwargs", {}).get("to", ""))
             if metadata.get("name") == "relationships" and to:
@@ -218,16 +231,8 @@ class _Pipeline:
 
     def _blocked_by(self, parents: list[str]) -> Iterator[str]:
         """Nodes that depend on all `parents`, the nearest only: the others wait for those."""
-        below = set.intersection(*(self.below[parent] for parent in parents))
+        below = set.intersection(*(self.below[parent] for parent in parents)) if parents else set()
         return (each for each in below if each in self.first and below.isdisjoint(self.parents[each]))
-
-    def _arguments(self, unique_id: str) -> dict[str, Any]:
-        node = self.nodes[unique_id]
-        return {
-            "select": f"fqn:{'.'.join(node['fqn'])}",
-            "doc_md": node.get("description") or None,
-            "extra_context": {"dbt_unique_id": unique_id},
-        }
 
     def _is_wanted(self, group_id: str) -> bool:
         return self.only is None or self.only.startswith(f"{group_id}.")
@@ -241,11 +246,11 @@ class _Pipeline:
         return layer, unique_id.split(".", 2)[2].replace(".", "_")  # after a dot comes a model's version
 
     def _place_of_test(self, parents: list[str]) -> str:
-        """The group of its one parent; a test with several stands in the layer of the parent furthest downstream."""
-        return ".".join(self._place_of(parents[0])) if len(parents) == 1 else self._furthest_layer(parents)
-
-    def _furthest_layer(self, parents: list[str]) -> str:
-        return self._place_of(max(parents, key=lambda parent: len(self.above[parent])))[0]
+        """The group of its one parent; of several, the layer of the one furthest downstream; of none, `tests`."""
+        if not parents:
+            return "tests"
+        layer, group = self._place_of(max(parents, key=lambda parent: len(self.above[parent])))
+        return f"{layer}.{group}" if len(parents) == 1 else layer
 
     def _layer(self, name: str) -> TaskGroup:
         if name not in self.groups:
@@ -265,3 +270,12 @@ class _Pipeline:
             if f"{place}.{short}" not in taken:
                 return short
         return node["name"]
+
+
+def _arguments(node: dict[str, Any]) -> dict[str, Any]:
+    """What an operator is told of its node."""
+    return {
+        "select": f"fqn:{'.'.join(node['fqn'])}",
+        "doc_md": node.get("description") or None,
+        "extra_context": {"dbt_unique_id": node["unique_id"]},
+    }

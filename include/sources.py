@@ -181,6 +181,8 @@ def _specs_of_text(text: str, shown: Path) -> tuple[TableSpec, ...]:
 
 
 def _parse(text: str, shown: Path) -> Iterator[TableSpec]:
+    if "sources" not in text:
+        return  # most files are of models, and are not worth the parsing in each task's process
     try:
         # PyYAML's loader in C: its other one takes ten times as long, in every task.
         document = yaml.load(text, Loader=yaml.CSafeLoader) or {}

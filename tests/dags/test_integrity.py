@@ -12,7 +12,7 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG, CronDataIntervalTimetable
 from cosmos.operators.local import DbtRunLocalOperator, DbtSnapshotLocalOperator, DbtTestLocalOperator
 
-from include.dbt_project import MODELS_DIR, manifest_path
+from include.dbt_project import MODELS_DIR, graph_path
 from include.sources import load_specs
 from include.local.environment import ROOT
 
@@ -31,7 +31,7 @@ def dag(bag: DagBag) -> DAG:
 
 @pytest.fixture(scope="module")
 def manifest() -> dict[str, Any]:
-    return json.loads(manifest_path().read_text())
+    return json.loads(graph_path().with_name("manifest.json").read_text())
 
 
 def unique_ids(dag: DAG, operator: type) -> list[str]:
