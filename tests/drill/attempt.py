@@ -9,10 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
-import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,26 +18,19 @@ from datetime import datetime
 from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn
 
-import psutil
 import psycopg
 import structlog
 from airflow.sdk.exceptions import AirflowFailException
 from psycopg import Cursor, sql
 from psycopg._connection_base import BaseConnection
-from psycopg.pq import ExecStatus, TransactionStatus
 
 from include import tasks
 from include.errors import TransientError
 from include.extract import stream
 from include.local.databases import SOURCE, WAREHOUSE
 from tests.drill.proxy import Proxy
+from tests.drill.strikes import STRIKES, TOO_LARGE, Fault
 from tests.drill.world import MODELS_DIR, SIDES, USERS, World
-
-DISK_BYTES = 16 * 1024 * 1024
-"""A file of the warehouse's session that grows beyond this finds the disk full; no WAL segment is larger."""
-
-TOO_LARGE = "File too large"
-"""What the server then says, as an internal error; of a full disk it says "No space left", as an operational one."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +41,6 @@ class Run:
     run_type: str = "scheduled"
     params: dict[str, Any] = field(default_factory=dict)
     interval: tuple[datetime, datetime] | None = None
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something to happen to one attempt.
-
-    Attributes:
-        kind: A name in `STRIKES`.
-        step: Where, a name that `Attempt` reports.
-        delay: Seconds; above zero the fault strikes from beside, while the attempt goes on.
-    """
-
-    kind: str
-    step: str
-    delay: float = 0.0
 
 
 @dataclass
@@ -234,108 +209,3 @@ def statement_name(connection: psycopg.Connection, query: Any) -> str:
     text = re.sub(r"--[^\n]*", "", text)
     text = re.sub(r"""("[^"]*"|'[^']*')(\s*[.,]\s*("[^"]*"|'[^']*'))*""", "…", text)
     return f"{side}: {' '.join(re.sub(r'[0-9]+', 'n', text).split())[:70]}"
-
-
-# Strikes.
-
-Strike = Callable[[Attempt, Fault], None]
-
-
-def _kill(attempt: Attempt, fault: Fault) -> None:
-    attempt.tell(struck=fault.kind, step=fault.step)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _freeze(attempt: Attempt, fault: Fault) -> None:
-    attempt.tell(struck=fault.kind, step=fault.step)
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-
-def _pause(attempt: Attempt, fault: Fault) -> None:
-    attempt.tell(struck=fault.kind, step=fault.step)
-    time.sleep(0.3)
-
-
-def _terminate(side: str) -> Strike:
-    def strike(attempt: Attempt, fault: Fault) -> None:
-        if side in attempt.sessions:
-            with attempt.world.admin(side) as admin:
-                pid = attempt.sessions[side].info.backend_pid
-                _quietly(admin, f"select pg_terminate_backend({pid}, {0 if fault.delay else 1000})")
-            attempt.tell(struck=fault.kind, step=fault.step)
-
-    return strike
-
-
-def _stop(side: str) -> Strike:
-    def strike(attempt: Attempt, fault: Fault) -> None:
-        pid = attempt.world.kill_server(side)
-        if not fault.delay:
-            attempt.world.wait_until_down(side, pid)
-        attempt.tell(struck=fault.kind, step=fault.step, down=side, pid=pid)
-
-    return strike
-
-
-def _cut(side: str) -> Strike:
-    def strike(attempt: Attempt, fault: Fault) -> None:
-        attempt.proxies[side].cut(after_bytes=int(fault.delay * 10_000_000))
-        attempt.tell(struck=fault.kind, step=fault.step)
-
-    return strike
-
-
-def _fill_disk(attempt: Attempt, fault: Fault) -> None:
-    """A limit on the files of the warehouse's backend: its writes fail like those on a full disk, and nobody else's."""
-    if WAREHOUSE in attempt.sessions:
-        backend = psutil.Process(attempt.sessions[WAREHOUSE].info.backend_pid)
-        helper = os.fork()  # only the server's own user may limit it
-        if helper == 0:
-            os.setgid(backend.gids().real)
-            os.setuid(backend.uids().real)
-            backend.rlimit(psutil.RLIMIT_FSIZE, (DISK_BYTES, psutil.RLIM_INFINITY))
-            os._exit(0)
-        os.waitpid(helper, 0)
-
-
-def _lock_raw(attempt: Attempt, fault: Fault) -> None:
-    """Somebody's `alter table` on raw, which waits for nobody and ends when it likes."""
-    holder = attempt.world.admin(WAREHOUSE)
-    try:
-        _quietly(holder, "begin; set local lock_timeout = 100")
-        _quietly(holder, f"lock table raw_shop.{attempt.table} in access exclusive mode")
-    except psycopg.OperationalError:
-        holder.close()  # no such table yet, or a load was faster
-    else:
-        attempt.tell(struck=fault.kind, step=fault.step)
-        threading.Timer(0.2 + 50 * fault.delay, holder.close).start()
-
-
-def _time_out(attempt: Attempt, fault: Fault) -> None:
-    """From here on no statement may take longer than two milliseconds."""
-    at_rest = (TransactionStatus.IDLE, TransactionStatus.INTRANS)
-    if sessions := [each for each in attempt.sessions.values() if each.info.transaction_status in at_rest]:
-        for session in sessions:
-            _quietly(session, "set statement_timeout = 2")
-        attempt.tell(struck=fault.kind, step=fault.step)
-
-
-def _quietly(connection: psycopg.Connection, query: str) -> None:
-    """Below psycopg's cursors, which are traced."""
-    done = connection.pgconn.exec_(query.encode())
-    if done.status == ExecStatus.FATAL_ERROR:
-        raise psycopg.OperationalError(done.error_message.decode())
-
-
-STRIKES: dict[str, Strike] = {
-    "kill -9": _kill,
-    "freeze": _freeze,
-    "pause": _pause,
-    **{f"terminate {side}": _terminate(side) for side in SIDES},
-    **{f"stop {side}": _stop(side) for side in SIDES},
-    **{f"cut {side}": _cut(side) for side in SIDES},
-    "lock raw": _lock_raw,
-    "time out": _time_out,
-    **({"disk full": _fill_disk} if sys.platform == "linux" else {}),
-}
-"""Every kind of fault, by its name in the report."""

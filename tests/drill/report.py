@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.drill.attempt import STRIKES
 from tests.drill.runs import KINDS, Tally
+from tests.drill.strikes import STRIKES
 
 DEADLY = ("kill -9", "terminate", "stop", "cut")
 """Kinds of fault that count as a kill: of a process, a session, a server or a connection."""

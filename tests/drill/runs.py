@@ -19,7 +19,8 @@ from typing import Any, BinaryIO
 from include.local.databases import SOURCE, WAREHOUSE
 from include.sources import TableSpec
 from tests.drill import invariants
-from tests.drill.attempt import STRIKES, Attempt, Fault, Run
+from tests.drill.attempt import Attempt, Run
+from tests.drill.strikes import STRIKES, Fault
 from tests.drill.world import World
 
 TRIES = 4

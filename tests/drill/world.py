@@ -100,7 +100,8 @@ class World:
         with psycopg.connect(self.app_dsn) as connection:
             connection.execute(source)  # type: ignore[arg-type]
         with self.admin(WAREHOUSE) as connection:
-            connection.execute((HERE / "sql" / "warehouse.sql").read_text())  # type: ignore[arg-type]
+            for script in ("warehouse", "types"):
+                connection.execute((HERE / "sql" / f"{script}.sql").read_text())  # type: ignore[arg-type]
 
     @property
     def app_dsn(self) -> str:

@@ -2,11 +2,6 @@
 -- however briefly. An event trigger, because raw tables are born in the transaction that first loads them.
 create schema drill;
 
--- What `make plan` tells a person to run; the loader adds the labels that come later.
-create type public.mood as enum ('fine');
-
-alter type public.mood owner to raw_loader;
-
 create table drill.regressions (relation text, row_before text, row_after text);
 
 create function drill.note_regression() returns trigger language plpgsql security definer as $$
