@@ -158,16 +158,14 @@ def load_specs(models_dir: Path) -> list[TableSpec]:
     specs: dict[str, TableSpec] = {}
     keys: dict[str, str] = {}
     for path in sorted(models_dir.rglob("*.yml")):
-        for spec in _specs_of_text(path.read_text(encoding="utf-8"), path.relative_to(models_dir.parent.parent)):
+        shown = path.relative_to(models_dir.parent.parent)
+        for spec in _specs_of_text(path.read_text(encoding="utf-8"), shown):
             if spec.name in specs:
-                raise ConfigError(
-                    f"{path.relative_to(models_dir.parent.parent)}: table {spec.name} is listed twice; "
-                    "remove one of the two entries"
-                )
+                raise ConfigError(f"{shown}: table {spec.name} is listed twice; remove one of the two entries")
             specs[spec.name] = spec
             if keys.setdefault(spec.watermark_key, spec.name) != spec.name:
                 raise ConfigError(
-                    f"{path.relative_to(models_dir.parent.parent)}: table {spec.name} and {keys[spec.watermark_key]} "
+                    f"{shown}: table {spec.name} and {keys[spec.watermark_key]} "
                     f"would share the Variable {spec.watermark_key}; rename one of the two"
                 )
     if not specs:
