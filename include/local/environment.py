@@ -27,6 +27,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 BIN_DIR = ROOT / ".venv" / "bin"
 
+PATIENCE = 300
+"""Seconds that Airflow waits for a DAG file: dbt's first parse of a large project takes part of it, and stopped by
+Airflow's own 30 it would begin anew each time."""
+
 PLACES = (
     "AIRFLOW_HOME",
     "AIRFLOW_CONFIG",
@@ -177,6 +181,7 @@ def airflow_settings(here: Installation, api_port: int) -> dict[str, str]:
             "dags_folder": str(ROOT / "dags"),
             "plugins_folder": str(ROOT / "plugins"),
             "load_examples": "False",
+            "dagbag_import_timeout": str(PATIENCE),
             "executor": "LocalExecutor",
             "parallelism": "4",
             "fernet_key": secret["fernet"],
@@ -187,7 +192,7 @@ def airflow_settings(here: Installation, api_port: int) -> dict[str, str]:
         "database": {"sql_alchemy_conn": f"sqlite:///{here.metadata}"},
         "api": {"host": "127.0.0.1", "port": str(api_port), "secret_key": secret["session"], "expose_config": "False"},
         "api_auth": {"jwt_secret": secret["jwt"]},
-        "dag_processor": {"refresh_interval": "30"},
+        "dag_processor": {"refresh_interval": "30", "dag_file_processor_timeout": str(PATIENCE + 30)},
         "cosmos": {"enable_telemetry": "False"},
         "usage_data_collection": {"enabled": "False"},
     }
