@@ -11,21 +11,11 @@ from psycopg import errors, sql
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
+from include.catalog import SAME_EVERYWHERE
 from include.errors import TransientError
 from include.sessions import Connection, identifiers
 
 Format = Literal["binary", "text"]
-
-SAME_IN_BINARY = frozenset(
-    f"{name}{array}"
-    for array in ("", "[]")
-    for name in (
-        "boolean,smallint,integer,bigint,real,double precision,numeric,text,character varying,bpchar,bytea,uuid,json,"
-        "jsonb,date,time without time zone,time with time zone,timestamp without time zone,timestamp with time zone,"
-        "interval,inet,cidr,macaddr,macaddr8"
-    ).split(",")
-)
-"""Types whose binary form is the same in every version of PostgreSQL, and holds no number of one database's own."""
 
 BLOCK_BYTES = 256 * 1024
 """Bytes gathered before a write: one call for thousands of rows instead of one each."""
@@ -45,7 +35,7 @@ class Copied:
 
 def copy_format(types: Iterable[str]) -> Format:
     """Binary where both servers are sure to read it alike, which spares them the text; else text."""
-    return "binary" if SAME_IN_BINARY.issuperset(types) else "text"
+    return "binary" if SAME_EVERYWHERE.issuperset(types) else "text"
 
 
 def stream(
