@@ -8,14 +8,11 @@ than most models. These subclasses keep what its operators give (one node a task
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import dbt.mp_context
 from airflow.providers.postgres.hooks.postgres import PostgresHook
 from airflow.sdk import BaseHook, Context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
@@ -29,15 +26,10 @@ from cosmos.operators.local import (
     DbtTestLocalOperator,
 )
 
-from include.dbt_project import PROFILE, PROJECT_DIR, TARGET, load_manifest, profile_environment
+from include.dbt_project import load_manifest, profile_environment
 
 if TYPE_CHECKING:
     from dbt.cli.main import dbtRunnerResult
-    from dbt.contracts.graph.manifest import Manifest
-
-# A task's process ends without cleaning up. Locks of this kind end with it; those of dbt's own kind, which is for
-# processes that dbt never starts, would be reported as leaked in the last line of every task's log.
-dbt.mp_context._MP_CONTEXT = multiprocessing.get_context("fork")  # type: ignore[assignment]
 
 CONNECTIONS = ("warehouse_dbt", "warehouse")
 """Connections dbt may use, best first: a role of its own, else the one that loads."""
@@ -51,9 +43,6 @@ TRANSIENT = re.compile(
 )
 """What dbt's message says when the outside failed, or another run created the same thing first. Anything else, a wrong
 statement for one, fails again and again."""
-
-LEAN = ("--threads", "1", "--no-use-colors", "--no-write-json", "--no-populate-cache", "--log-level-file", "none")
-"""One node needs one thread, and nobody reads dbt's own log and artifacts of it."""
 
 
 def dbt_hook() -> PostgresHook:
@@ -72,32 +61,18 @@ def warm_up() -> None:
     Reads the manifest and has dbt select nothing from it, without a look at the database: until then dbt has not made
     the code with which its classes are read and checked, which takes longer than most models do.
     """
+    from include.dbt_runner import invoke
+
     profile = profile_environment(dbt_hook().connection.get_uri())
     with TemporaryDirectory() as folder, environ({**os.environ, **profile}):
-        _invoke(["compile", "--quiet", "--select", "path:none"], folder, load_manifest(profile["DBT_DBNAME"]))
-
-
-def _invoke(command: list[str], folder: str, manifest: Manifest | None) -> dbtRunnerResult:
-    """Run a dbt command on the project in this process; what it writes goes below `folder`."""
-    from dbt.adapters.factory import reset_adapters
-    from dbt.cli.main import dbtRunner
-    from dbt_common.behavior_flags import BehaviorFlagRendered
-    from dbt_common.tests import enable_test_caching
-
-    # dbt's own switch to keep what depends on nothing but a text or the installed packages: parsed macros, plugins.
-    enable_test_caching()
-    # dbt would walk the whole call stack, source lines and all, to name the module that declared each of its flags.
-    BehaviorFlagRendered._default_source = staticmethod(lambda: "dbt")  # type: ignore[method-assign]
-    places = ["--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR), "--profile", PROFILE]
-    places += ["--target", TARGET, "--target-path", str(Path(folder) / "target"), "--log-path", folder]
-    try:
-        return dbtRunner(manifest=manifest).invoke([*command, *places, *LEAN])
-    finally:
-        reset_adapters()  # or the next invocation in this process finds this one's connections
+        invoke(["compile", "--quiet", "--select", "path:none"], folder, load_manifest(profile["DBT_DBNAME"]))
 
 
 class _InProcess(DbtLocalBaseOperator):
     """Runs one dbt node through `dbtRunner`, honouring the run's `dbt_select`, `dbt_vars` and `full_refresh`."""
+
+    # What the UI shows of a task. Cosmos's other eight are empty here, and each is rendered, checked and stored twice.
+    template_fields = ("select", "vars", "compiled_sql")
 
     def execute(self, context: Context, **kwargs: Any) -> None:
         params = context["params"]
@@ -114,11 +89,13 @@ class _InProcess(DbtLocalBaseOperator):
         self, cmd: list[str], env: dict[str, Any], context: Context, *args: Any, **kwargs: Any
     ) -> dbtRunnerResult:
         """Invoke dbt on the node; `cmd` is Cosmos's command line without its project and profile flags."""
+        from include.dbt_runner import invoke  # and with it dbt, which takes a second: not where a DAG is parsed
+
         profile = profile_environment(dbt_hook().connection.get_uri())
         # Variables may change what the project parses to: dbt has to read it again.
         manifest = None if self.vars else load_manifest(profile["DBT_DBNAME"])
         with TemporaryDirectory() as folder, environ(env | profile):
-            result = _invoke(cmd[1:], folder, manifest)
+            result = invoke(cmd[1:], folder, manifest)
             self.store_compiled_sql(folder, context)
             self._override_rtif(context)
         if result.success and not result.result.results:

@@ -1,0 +1,77 @@
+"""dbt in this process, asked once a task: what it would do again each time is done once, or not at all.
+
+Importing dbt takes a second; this module is imported where dbt is about to run, and before forks.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+from types import CodeType
+from typing import TYPE_CHECKING, Any
+
+import dbt.mp_context
+from dbt.adapters.factory import reset_adapters
+from dbt.artifacts.schemas.results import RunStatus
+from dbt.cli.main import dbtRunner, dbtRunnerResult
+from dbt.task.run import RunTask
+from dbt_common.behavior_flags import BehaviorFlagRendered
+from dbt_common.clients.jinja import MacroFuzzEnvironment
+from dbt_common.tests import enable_test_caching
+
+from include.dbt_project import PROFILE, PROJECT_DIR, TARGET
+
+if TYPE_CHECKING:
+    from dbt.contracts.graph.manifest import Manifest
+
+LEAN = ("--threads", "1", "--no-use-colors", "--no-write-json", "--no-populate-cache", "--log-level-file", "none")
+"""One node needs one thread, and nobody reads dbt's own log and artifacts of it."""
+
+
+def invoke(command: list[str], folder: str, manifest: Manifest | None) -> dbtRunnerResult:
+    """Run a dbt command on the project in this process; what it writes goes below `folder`."""
+    places = ["--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR), "--profile", PROFILE]
+    places += ["--target", TARGET, "--target-path", str(Path(folder) / "target"), "--log-path", folder]
+    try:
+        return dbtRunner(manifest=manifest).invoke([*command, *places, *LEAN])
+    finally:
+        reset_adapters()  # or the next invocation in this process finds this one's connections
+
+
+# A task's process ends without cleaning up. Locks of this kind end with it; those of dbt's own kind, which is for
+# processes that dbt never starts, would be reported as leaked in the last line of every task's log.
+dbt.mp_context._MP_CONTEXT = multiprocessing.get_context("fork")  # type: ignore[assignment]
+
+# dbt's own switch to keep what depends on nothing but a text or the installed packages: parsed macros, plugins.
+enable_test_caching()
+
+# dbt would walk the whole call stack, source lines and all, to name the module that declared each of its flags.
+# Unnecessary once its flags carry their `source`.
+BehaviorFlagRendered._default_source = staticmethod(lambda: "dbt")  # type: ignore[method-assign]
+
+
+_compile = MacroFuzzEnvironment.compile
+_compiled: dict[tuple[type, str], CodeType] = {}
+
+
+def _compile_once(environment: MacroFuzzEnvironment, source: str) -> CodeType:
+    """dbt makes an environment for each text it renders, the profile's entries for instance, and so keeps none."""
+    key = type(environment), source
+    if key not in _compiled:
+        _compiled[key] = _compile(environment, source)
+    return _compiled[key]
+
+
+MacroFuzzEnvironment.compile = _compile_once  # type: ignore[assignment, method-assign]
+
+_run_hooks = RunTask.safe_run_hooks
+
+
+def _run_hooks_if_any(task: RunTask, adapter: Any, hook_type: Any, extra_context: dict[str, Any]) -> RunStatus:
+    """dbt opens a connection before and after each node, before it looks whether the project has hooks."""
+    return (
+        _run_hooks(task, adapter, hook_type, extra_context) if task.get_hooks_by_type(hook_type) else RunStatus.Success
+    )
+
+
+RunTask.safe_run_hooks = _run_hooks_if_any  # type: ignore[method-assign]

@@ -1,0 +1,83 @@
+"""dbt invoked again and again in one process: as if each time were the first, for less."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psycopg
+import psycopg2
+import pytest
+
+from include import dbt_project, dbt_runner
+from tests.conftest import Postgres
+
+PROJECT = "{name: elt, profile: elt, models: {+materialized: table}, flags: {send_anonymous_usage_stats: false}}"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A dbt project of one model, which says where it was built."""
+    shutil.copy(dbt_project.PROJECT_DIR / "profiles.yml", tmp_path)
+    (tmp_path / "dbt_project.yml").write_text(PROJECT)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/place.sql").write_text("select current_database() as name, '{{ target.dbname }}' as target")
+    monkeypatch.setattr(dbt_project, "PROJECT_DIR", tmp_path)
+    monkeypatch.setattr(dbt_runner, "PROJECT_DIR", tmp_path)
+    monkeypatch.setenv("DBT_TARGET_PATH", str(tmp_path / "target"))
+    return tmp_path
+
+
+def build(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = dbt_project.profile_environment(dsn)
+    for name, value in profile.items():
+        monkeypatch.setenv(name, value)
+    with TemporaryDirectory() as folder:
+        done = dbt_runner.invoke(["run", "--select", "place"], folder, dbt_project.load_manifest(profile["DBT_DBNAME"]))
+    assert done.success, done.exception or done.result.results
+
+
+def test_each_invocation_works_where_its_own_connection_leads(
+    project: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = []
+    for dsn in (postgres.database(), postgres.database()):
+        build(dsn, monkeypatch)
+        with psycopg.connect(dsn) as warehouse:
+            names.append(
+                warehouse.execute(
+                    "select current_database() = all (array[name, target]) from analytics.place"
+                ).fetchone()
+            )
+    assert names == [(True,), (True,)]
+
+
+def test_another_invocation_compiles_no_text_again_and_connects_for_its_node_alone(
+    project: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dsn = postgres.database()
+    monkeypatch.setattr(dbt_runner, "_compiled", {})
+    for _ in range(2):  # what replaces a table is another text than what makes it
+        build(dsn, monkeypatch)
+    compiled = set(dbt_runner._compiled)
+    assert any("DBT_HOST" in text for _, text in compiled), "dbt has its profile compiled elsewhere: see _compile_once"
+    connected: list[Any] = []
+    connect = psycopg2.connect
+    monkeypatch.setattr(psycopg2, "connect", lambda *args, **kwargs: connected.append(0) or connect(*args, **kwargs))
+    build(dsn, monkeypatch)
+    assert set(dbt_runner._compiled) == compiled
+    assert len(connected) == 2, "one to see that the schema is there, one for the node: see _run_hooks_if_any"
+
+
+def test_hooks_of_a_project_that_has_them_run(
+    project: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooks = "on-run-start: create table first (), on-run-end: 'create table last as select * from analytics.place'"
+    (project / "dbt_project.yml").write_text(PROJECT.replace("{", "{" + hooks + ", ", 1))
+    dsn = postgres.database()
+    build(dsn, monkeypatch)
+    with psycopg.connect(dsn) as warehouse:
+        assert warehouse.execute("select count(*) from first, last").fetchone() == (0,)
+        assert warehouse.execute("select count(*) from last").fetchone() == (1,)
