@@ -35,8 +35,9 @@ with DAG(
     tags=["elt", "postgres", "maintenance"],
     default_args={"owner": "data-engineering", "retries": 3},
     params={
-        "table": Param(TABLES[0], type="string", enum=TABLES, description="Table to read again."),
-        "to": Param("beginning", type="string", description="An instant with its zone, a run id, or `beginning`."),
+        # No defaults: nobody reads a table again by a click too many.
+        "table": Param(type="string", enum=TABLES, description="Table to read again."),
+        "to": Param(type="string", minLength=1, description="An instant with its zone, a run id, or `beginning`."),
     },
 ):
     rewind_table()

@@ -100,6 +100,19 @@ def test_the_commands_that_look_after_it(checkout: Checkout, outputs: list[str])
     assert_marts_equal_source(checkout)
 
 
+def test_a_source_is_as_fresh_as_its_last_load_whatever_its_rows_say(checkout: Checkout, outputs: list[str]) -> None:
+    freshness = ("exec", "dbt", "source", "freshness", "--project-dir", "dbt", "--profiles-dir", "dbt")
+    shift = "update _elt.load_ledger set loaded_at = loaded_at {} interval '9 days' where table_name = 'products'"
+    with checkout.warehouse() as warehouse:
+        warehouse.execute(shift.format("-"))
+    stale = checkout.run(*freshness)
+    with checkout.warehouse() as warehouse:
+        warehouse.execute(shift.format("+"))
+    assert stale.returncode == 1 and "STALE freshness of shop.products" in stale.stdout, stale.stdout
+    fresh = checkout.run(*freshness)
+    assert fresh.returncode == 0 and fresh.stdout.count("PASS freshness") == 4, fresh.stdout
+
+
 def test_an_incremental_fact_equals_a_full_refresh(checkout: Checkout, outputs: list[str]) -> None:
     with checkout.warehouse() as warehouse:
         before = rows(warehouse, "select * from marts.fct_sales order by order_item_id")
