@@ -17,6 +17,8 @@ from dbt.cli.main import dbtRunner, dbtRunnerResult
 from dbt.task.run import RunTask
 from dbt_common.behavior_flags import BehaviorFlagRendered
 from dbt_common.clients.jinja import MacroFuzzEnvironment
+from dbt_common.events.base_types import EventLevel
+from dbt_common.events.event_manager import EventManager
 from dbt_common.tests import enable_test_caching
 
 from include.dbt_project import PROFILE, PROJECT_DIR, TARGET
@@ -75,3 +77,29 @@ def _run_hooks_if_any(task: RunTask, adapter: Any, hook_type: Any, extra_context
 
 
 RunTask.safe_run_hooks = _run_hooks_if_any  # type: ignore[method-assign]
+
+_create_schemas = RunTask.create_schemas
+_created: set[tuple[str, int, Any]] = set()
+
+
+def _create_schemas_once(task: RunTask, adapter: Any, required: set[Any]) -> None:
+    """dbt asks for all schemas of the database before each invocation; here once for a schema, as `dbt build` does."""
+    place = adapter.config.credentials.host, adapter.config.credentials.port
+    if missing := {schema for schema in required if (*place, schema) not in _created}:
+        _create_schemas(task, adapter, missing)
+        _created.update((*place, schema) for schema in missing)
+
+
+RunTask.create_schemas = _create_schemas_once  # type: ignore[method-assign]
+
+_fire_event = EventManager.fire_event
+_UNSEEN = {EventLevel.DEBUG, EventLevel.TEST}
+
+
+def _fire_if_seen(manager: EventManager, event: Any, level: EventLevel | None = None, *rest: Any, **more: Any) -> None:
+    """dbt writes out fifty events of each node, looking for secrets in them, before it drops them for their level."""
+    if (level or event.level_tag()) not in _UNSEEN or any(logger.level in _UNSEEN for logger in manager.loggers):
+        _fire_event(manager, event, level, *rest, **more)
+
+
+EventManager.fire_event = _fire_if_seen  # type: ignore[method-assign]

@@ -71,8 +71,8 @@ def warm_up() -> None:
 class _InProcess(DbtLocalBaseOperator):
     """Runs one dbt node through `dbtRunner`, honouring the run's `dbt_select`, `dbt_vars` and `full_refresh`."""
 
-    # What the UI shows of a task. Cosmos's other eight are empty here, and each is rendered, checked and stored twice.
-    template_fields = ("select", "vars", "compiled_sql")
+    # Nothing to render: what the UI shows as rendered is set, and stored, when dbt has run.
+    template_fields: tuple[str, ...] = ()
 
     def execute(self, context: Context, **kwargs: Any) -> None:
         params = context["params"]
@@ -97,6 +97,7 @@ class _InProcess(DbtLocalBaseOperator):
         with TemporaryDirectory() as folder, environ(env | profile):
             result = invoke(cmd[1:], folder, manifest)
             self.store_compiled_sql(folder, context)
+            self.template_fields = ("select", "vars", "compiled_sql")
             self._override_rtif(context)
         if result.success and not result.result.results:
             raise AirflowSkipException(f"not selected by dbt_select {context['params'].get('dbt_select')!r}")

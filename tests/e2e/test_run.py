@@ -154,9 +154,10 @@ def test_dbt_runs_alone(checkout: Checkout, outputs: list[str]) -> None:
 
 def test_a_failing_test_fails_at_once_and_names_its_rows(checkout: Checkout, outputs: list[str]) -> None:
     with checkout.source() as source:
-        source.execute("update order_items set quantity = quantity + 1 where id = 1")
-        source.execute("update orders set updated_at = now() - interval '1 hour' where id = 1")
-        source.execute("update order_items set updated_at = now() where id = 2")
+        # Of an order that none of these runs has changed: the others are not compared before they have settled.
+        settled = "select min(id) from orders where updated_at < now() - interval '1 hour'"
+        item = rows(source, f"select min(id) from order_items where order_id = ({settled})")[0]
+        source.execute("update order_items set quantity = quantity + 1 where id = %s", item)
     # A source of one's own is not changed before the run: the break stays as it is.
     here = checkout.here
     reader = here.server().dsn("shop_reader", here.secrets()["shop_reader"], "shop")
@@ -166,6 +167,6 @@ def test_a_failing_test_fails_at_once_and_names_its_rows(checkout: Checkout, out
     assert "select * from" in done.stdout and "dbt_test_failures" in done.stdout
     assert "marts.fct_sales.run" not in done.stdout
     with checkout.source() as source:
-        source.execute("update order_items set quantity = quantity - 1 where id = 1")
+        source.execute("update order_items set quantity = quantity - 1 where id = %s", item)
     assert checkout.run("run").returncode == 0
     assert_marts_equal_source(checkout)

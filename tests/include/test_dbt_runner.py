@@ -10,6 +10,8 @@ from typing import Any
 import psycopg
 import psycopg2
 import pytest
+from dbt_common.events.base_types import BaseEvent, EventLevel
+from dbt_common.events.event_manager import EventManager
 
 from include import dbt_project, dbt_runner
 from tests.conftest import Postgres
@@ -68,7 +70,7 @@ def test_another_invocation_compiles_no_text_again_and_connects_for_its_node_alo
     monkeypatch.setattr(psycopg2, "connect", lambda *args, **kwargs: connected.append(0) or connect(*args, **kwargs))
     build(dsn, monkeypatch)
     assert set(dbt_runner._compiled) == compiled
-    assert len(connected) == 2, "one to see that the schema is there, one for the node: see _run_hooks_if_any"
+    assert len(connected) == 1, "for the node, not for hooks and schemas: see _run_hooks_if_any, _create_schemas_once"
 
 
 def test_hooks_of_a_project_that_has_them_run(
@@ -81,3 +83,24 @@ def test_hooks_of_a_project_that_has_them_run(
     with psycopg.connect(dsn) as warehouse:
         assert warehouse.execute("select count(*) from first, last").fetchone() == (0,)
         assert warehouse.execute("select count(*) from last").fetchone() == (1,)
+
+
+def test_events_that_nobody_sees_are_not_written(
+    project: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fired: list[EventLevel] = []
+    fire_event = dbt_runner._fire_event
+
+    def watched(manager: EventManager, event: BaseEvent, level: EventLevel | None, *rest: Any, **more: Any) -> None:
+        fired.append(level or event.level_tag())
+        fire_event(manager, event, level, *rest, **more)
+
+    monkeypatch.setattr(dbt_runner, "_fire_event", watched)
+    dsn = postgres.database()
+    build(dsn, monkeypatch)
+    assert set(fired) == {EventLevel.INFO}
+    assert "1 of 1 OK created sql table model analytics.place" in capsys.readouterr().out
+    monkeypatch.setenv("DBT_DEBUG", "1")
+    build(dsn, monkeypatch)
+    assert EventLevel.DEBUG in fired
+    assert 'drop table if exists "' in capsys.readouterr().out
