@@ -45,7 +45,7 @@ def find_bounds(source: Connection, spec: TableSpec, columns: tuple[Column, ...]
     Raises:
         ConfigError: the table cannot be cut: a view, or a key that has no order or may be NULL.
     """
-    estimate = estimated_rows(source, rows_of(spec, columns))
+    estimate = estimated_rows(source, rows_of(spec, columns)) if spec.rows_per_range else 0
     ranges = count_for(spec, estimate)
     if ranges == 1:
         return []

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 from psycopg import sql
-from psycopg.errors import InsufficientPrivilege, WrongObjectType
+from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedTable, WrongObjectType
 from psycopg.rows import class_row
 
 from include.batch import Batch, Horizon, Part, Staged, Window
@@ -83,9 +83,13 @@ def begin_extraction(source: Connection, warehouse: Connection, request: Request
         psycopg.OperationalError: a server or the network failed; trying again helps.
     """
     spec = request.spec
-    found = examine(source, warehouse, spec, reads_all=request.window.mode in ("first", "full"))
-    window = _follow(warehouse, spec, found.drift, request.window)
-    bounds = find_bounds(source, spec, found.columns) if window.mode in ("first", "full") else []
+    with source.transaction():
+        # Where there is no such table, or no right to it, `examine` says so better.
+        with suppress(UndefinedTable, InvalidSchemaName, InsufficientPrivilege):
+            _lock(source, spec)
+        found = examine(source, warehouse, spec, reads_all=request.window.mode in ("first", "full"))
+        window = _follow(warehouse, spec, found.drift, request.window)
+        bounds = find_bounds(source, spec, found.columns) if window.mode in ("first", "full") else []
     # A part of the table: what this saw of the table's shape, the next run from the watermark has to see for itself.
     shape = None if window.mode in ("window", "repair") else found.shape
     with warehouse.transaction():
@@ -210,14 +214,19 @@ def take_snapshot(source: Connection, spec: TableSpec) -> _Snapshot:
 
     Has to come first in its transaction: any query before the lock, of the catalog too, would take the snapshot.
     """
-    relation = sql.Identifier(spec.schema_name, spec.identifier)
-    # What the server does not lock: foreign tables, and materialised views, whose refresh hides no row from us.
-    with suppress(WrongObjectType), source.transaction():
-        source.execute(sql.SQL("lock table {} in access share mode").format(relation))
+    _lock(source, spec)
     with source.cursor(row_factory=class_row(_Snapshot)) as cursor:
         seen = cursor.execute(statement("snapshot")).fetchone()
     assert seen is not None
     return seen
+
+
+def _lock(source: Connection, spec: TableSpec) -> None:
+    """Keep the table from being changed, truncated or dropped until the transaction ends."""
+    relation = sql.Identifier(spec.schema_name, spec.identifier)
+    # What the server does not lock: foreign tables, and materialised views, whose refresh hides no row from us.
+    with suppress(WrongObjectType), source.transaction():
+        source.execute(sql.SQL("lock table {} in access share mode").format(relation))
 
 
 def _refuse_null_cursors(

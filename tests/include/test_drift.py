@@ -145,6 +145,23 @@ def test_an_enum_value_added_since_the_table_was_looked_at_is_a_reason_to_look_a
     moods.assert_same("id, mood", "orders", "id")
 
 
+@pytest.mark.parametrize("statement", ["alter table orders drop column mood", "truncate orders"])
+def test_a_table_stays_as_it_is_while_it_is_looked_at(
+    moods: Pipeline, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    """A column dropped in between failed the task for good: the next query names it."""
+
+    def and_change(*given: object, **options: bool) -> object:
+        found = examine(*given, **options)  # type: ignore[arg-type]
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            change(moods, f"set lock_timeout = '100ms'; {statement}")
+        return found
+
+    monkeypatch.setattr("include.extract.table.examine", and_change)
+    moods.run(moods.spec(), window=WHOLE)
+    moods.assert_same("id, mood", "orders", "id")
+
+
 def test_a_renamed_enum_value_stops_with_the_statement(moods: Pipeline) -> None:
     change(moods, "alter type mood rename value 'sad' to 'down'")
     rename = stopped(moods, "has \\['down'\\] in the source and \\['sad'\\] in the warehouse")
