@@ -175,14 +175,10 @@ def check_types(
     have = types_of(warehouse, names)
     missing = [kind for name, kind in wanted.items() if name not in have]
     if missing:
-        role = sql.Identifier(warehouse.info.user).as_string()
-        statements = [kind.creation for kind in missing if kind.creation]
-        # Whoever runs this may be another role; who owns an enum can add the labels that come later.
-        statements += [f"alter type {kind.name} owner to {role}" for kind in missing if kind.labels]
+        statements = "; ".join(kind.creation for kind in missing if kind.creation)
         raise TerminalError(
             f"{spec.name}: the warehouse has no type {', '.join(kind.name for kind in missing)}; "
-            f"run there: {'; '.join(statements) or 'an upgrade of PostgreSQL'}, "
-            "or write `columns: {name of the column: text}`"
+            f"run there: {statements or 'an upgrade of PostgreSQL'}, or write `columns: {{name of the column: text}}`"
         )
     additions = {kind.name: _missing_labels(spec, kind, have[kind.name]) for kind in wanted.values() if kind.labels}
     return {name: statements for name, statements in additions.items() if statements}

@@ -118,11 +118,17 @@ def _lock_raw(attempt: Attempt, fault: Fault) -> None:
 
 def _time_out(attempt: Attempt, fault: Fault) -> None:
     """From here on no statement may take longer than two milliseconds."""
-    at_rest = (TransactionStatus.IDLE, TransactionStatus.INTRANS)
-    if sessions := [each for each in attempt.sessions.values() if each.info.transaction_status in at_rest]:
-        for session in sessions:
-            _quietly(session, "set statement_timeout = 2")
-        attempt.tell(struck=fault.kind, step=fault.step)
+    # While buckets are compared, a thread is at either session, and holds its lock; alone, this one itself may hold it.
+    alone = threading.active_count() == 1
+    for session in attempt.sessions.values():
+        if alone or session.lock.acquire(blocking=False):
+            try:
+                if session.info.transaction_status in (TransactionStatus.IDLE, TransactionStatus.INTRANS):
+                    _quietly(session, "set statement_timeout = 2")
+            finally:
+                if not alone:
+                    session.lock.release()
+    attempt.tell(struck=fault.kind, step=fault.step)
 
 
 def _quietly(connection: psycopg.Connection, query: str) -> None:

@@ -19,8 +19,10 @@ grant connect on database warehouse to raw_loader, dbt_transformer, bi_reader;
 grant create on database warehouse to raw_loader, dbt_transformer;
 grant temporary on database warehouse to dbt_transformer;
 
--- Enums and other types of the source's own are made here, by warehouse_admin, which has what the loader has.
-grant usage, create on schema public to raw_loader;
+-- Enums and other types of the source's own are made here by warehouse_admin. The loader only uses them: what it could
+-- make in a schema on an administrator's path would run with the administrator's rights.
+grant usage on schema public to raw_loader;
+grant usage, create on schema public to warehouse_admin;
 
 create schema if not exists _elt authorization raw_loader;
 create schema if not exists raw_shop authorization raw_loader;
