@@ -119,16 +119,18 @@ def _lock_raw(attempt: Attempt, fault: Fault) -> None:
 def _time_out(attempt: Attempt, fault: Fault) -> None:
     """From here on no statement may take longer than two milliseconds."""
     # While buckets are compared, a thread is at either session, and holds its lock; alone, this one itself may hold it.
-    alone = threading.active_count() == 1
+    alone, struck = threading.active_count() == 1, False
     for session in attempt.sessions.values():
         if alone or session.lock.acquire(blocking=False):
             try:
                 if session.info.transaction_status in (TransactionStatus.IDLE, TransactionStatus.INTRANS):
                     _quietly(session, "set statement_timeout = 2")
+                    struck = True
             finally:
                 if not alone:
                     session.lock.release()
-    attempt.tell(struck=fault.kind, step=fault.step)
+    if struck:
+        attempt.tell(struck=fault.kind, step=fault.step)
 
 
 def _quietly(connection: psycopg.Connection, query: str) -> None:

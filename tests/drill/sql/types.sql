@@ -1,4 +1,4 @@
--- What `make plan` tells a person to run; the loader adds the labels that come later.
+-- A person makes the type, as an extract's message says; it is the loader's own here, which adds the later labels.
 create type public.mood as enum ('fine');
 
 alter type public.mood owner to raw_loader;
