@@ -26,7 +26,7 @@ from include.extract.horizon import read_horizon
 from include.extract.rows import in_window, rows_of
 from include.extract.table import Request, extract_table, take_snapshot
 from include.load.publish import load_batch
-from include.sessions import Connection, identifiers, snapshot
+from include.sessions import Connection, identifiers, lock_table, snapshot
 from include.sources import TableSpec
 from include.sql import statement
 from include.state import extractions
@@ -152,11 +152,9 @@ def _settled_window(warehouse: Connection, spec: TableSpec) -> Window:
     A full table without a cursor is read whole by the next run; nothing in it is settled.
     """
     values = {"source": spec.source, "table": spec.table}
-    lock = sql.SQL("lock table {} in access share mode").format(sql.Identifier(spec.raw_schema, spec.table))
     row = None
     with suppress(errors.UndefinedTable, errors.InvalidSchemaName):
-        # Before the snapshot: raw would look empty to it once a load has widened a column.
-        warehouse.execute(lock)
+        lock_table(warehouse, spec.raw_schema, spec.table)
         row = warehouse.execute(statement("settled"), values).fetchone()
     if row is None:
         raise ConfigError(f"{spec.name}: it was not loaded yet, there is nothing to compare; run elt_pipeline first")

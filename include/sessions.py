@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psycopg
 from psycopg import IsolationLevel, sql
+from psycopg.errors import WrongObjectType
 from psycopg.pq import TransactionStatus
 
 from include.sql import statement
@@ -45,6 +46,18 @@ def snapshot(connection: Connection) -> Iterator[None]:
         # Elsewhere it cannot be changed, and saying so would hide why the block failed.
         if connection.info.transaction_status == TransactionStatus.IDLE:
             connection.isolation_level = None
+
+
+def lock_table(connection: Connection, schema: str, table: str) -> None:
+    """Keep a table from being altered, truncated or dropped until the transaction ends; its rows may change.
+
+    Has to come before the snapshot that the table is read in: after it, a TRUNCATE or rewrite would make the table look
+    empty to us. Any query takes the snapshot, of the catalog too, but not this.
+    """
+    query = sql.SQL("lock table {} in access share mode").format(sql.Identifier(schema, table))
+    # What the server does not lock: foreign tables, and materialised views, whose refresh hides no row from us.
+    with suppress(WrongObjectType), connection.transaction():
+        connection.execute(query)
 
 
 def identifiers(names: tuple[str, ...] | list[str], prefix: sql.Composable = sql.SQL("")) -> sql.Composed:

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 from psycopg import sql
-from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedTable, WrongObjectType
+from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedTable
 from psycopg.rows import class_row
 
 from include.batch import Batch, Horizon, Part, Staged, Window
@@ -23,7 +23,7 @@ from include.extract.deletes import differing_buckets
 from include.extract.ranges import find_bounds, in_range
 from include.extract.rows import in_window, instant, rows_of
 from include.extract.stream import Copied, copy_format, stream
-from include.sessions import Connection, identifiers, snapshot
+from include.sessions import Connection, identifiers, lock_table, snapshot
 from include.sources import TableSpec
 from include.sql import statement
 from include.state import extractions
@@ -86,7 +86,7 @@ def begin_extraction(source: Connection, warehouse: Connection, request: Request
     with source.transaction():
         # Where there is no such table, or no right to it, `examine` says so better.
         with suppress(UndefinedTable, InvalidSchemaName, InsufficientPrivilege):
-            _lock(source, spec)
+            lock_table(source, spec.schema_name, spec.identifier)
         found = examine(source, warehouse, spec, reads_all=request.window.mode in ("first", "full"))
         window = _follow(warehouse, spec, found.drift, request.window)
         bounds = find_bounds(source, spec, found.columns) if window.mode in ("first", "full") else []
@@ -210,23 +210,12 @@ def _follow(warehouse: Connection, spec: TableSpec, drift: Drift, window: Window
 
 
 def take_snapshot(source: Connection, spec: TableSpec) -> _Snapshot:
-    """Lock the table, then take the snapshot: after it, a TRUNCATE or rewrite would make the table look empty to us.
-
-    Has to come first in its transaction: any query before the lock, of the catalog too, would take the snapshot.
-    """
-    _lock(source, spec)
+    """Lock the table, then take the snapshot; has to come first in its transaction."""
+    lock_table(source, spec.schema_name, spec.identifier)
     with source.cursor(row_factory=class_row(_Snapshot)) as cursor:
         seen = cursor.execute(statement("snapshot")).fetchone()
     assert seen is not None
     return seen
-
-
-def _lock(source: Connection, spec: TableSpec) -> None:
-    """Keep the table from being changed, truncated or dropped until the transaction ends."""
-    relation = sql.Identifier(spec.schema_name, spec.identifier)
-    # What the server does not lock: foreign tables, and materialised views, whose refresh hides no row from us.
-    with suppress(WrongObjectType), source.transaction():
-        source.execute(sql.SQL("lock table {} in access share mode").format(relation))
 
 
 def _refuse_null_cursors(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 import structlog
 from psycopg import errors, sql
-from psycopg.rows import class_row, namedtuple_row
+from psycopg.rows import class_row
 
-from include.batch import Batch, LoadResult
+from include.batch import Batch, LoadResult, Mode
 from include.catalog import Column, columns_of, estimated_rows, raw_columns
 from include.drift import Drift, add_column, change_type, compare, views_on
 from include.errors import TerminalError
@@ -26,6 +25,39 @@ log = structlog.get_logger(__name__)
 
 ANALYZE_FROM_ROWS = 10_000
 """Changed rows from which the planner's statistics are refreshed at once: dbt reads the table next."""
+
+
+@dataclass(frozen=True)
+class _OtherLoad:
+    """A load that was published after the batch's extraction began; the snapshots of its ranges, oldest and last."""
+
+    run_id: str
+    extraction_id: int
+    mode: Mode
+    window_start: datetime | None
+    snapshot_xmax: int
+    snapshot_running: int
+    oldest_xmax: int
+    oldest_running: int
+    loaded_at: datetime
+
+    def is_newer(self, batch: Batch) -> bool:
+        return (self.snapshot_xmax, -self.snapshot_running) > batch.place
+
+    def began_before(self, batch: Batch) -> bool:
+        return (self.oldest_xmax, -self.oldest_running) < batch.place
+
+    def covers(self, batch: Batch) -> bool:
+        """Whether it read everything that the batch did, given that it is newer.
+
+        What it found unchanged, or not at all, carries no stamp that would keep the batch from bringing back its
+        version.
+        """
+        if self.mode != "incremental":
+            return self.mode in ("first", "full")
+        return (
+            self.window_start is not None and batch.window_start is not None and self.window_start <= batch.window_start
+        )
 
 
 def load_batch(connection: Connection, spec: TableSpec, *parts: Batch) -> LoadResult:
@@ -58,7 +90,7 @@ def load_batch(connection: Connection, spec: TableSpec, *parts: Batch) -> LoadRe
         columns = _staged_columns(connection, spec, parts)
         load = Load(spec, batch, parts[-1], columns, _next_loaded_at(connection, spec))
         raw = raw_columns(connection, spec)
-        if raw and any(_covers(other, batch) for other in newer):
+        if raw and any(other.covers(batch) for other in newer):
             log.info("a newer load has read all that this one did: nothing to add", table=spec.name)
             connection.execute(sql.SQL("drop table {}").format(load.staging))
             counts = Counts()
@@ -81,7 +113,7 @@ def _find_load(connection: Connection, batch: Batch) -> LoadResult | None:
         return cursor.execute(statement("find_load"), {"extraction_id": batch.extraction_id}).fetchone()
 
 
-def _newer_loads(connection: Connection, spec: TableSpec, batch: Batch) -> list[Any]:
+def _newer_loads(connection: Connection, spec: TableSpec, batch: Batch) -> list[_OtherLoad]:
     """Loads whose snapshot is newer than the batch's: their rows must not be replaced.
 
     Raises:
@@ -89,30 +121,20 @@ def _newer_loads(connection: Connection, spec: TableSpec, batch: Batch) -> list[
             the table before this batch and some after it: neither may replace the rows of the other.
     """
     values = {"source": spec.source, "table": spec.table, "after_load_id": batch.after_load_id}
-    with connection.cursor(row_factory=namedtuple_row) as cursor:
+    with connection.cursor(row_factory=class_row(_OtherLoad)) as cursor:
         loads = cursor.execute(statement("overlapping_loads"), values).fetchall()
     if any(load.run_id == batch.run_id and load.extraction_id > batch.extraction_id for load in loads):
         raise TerminalError(
             f"{spec.name}: a later attempt of run {batch.run_id} has already loaded; this one stops without a change"
         )
-    newer = [load for load in loads if (load.snapshot_xmax, -load.snapshot_running) > batch.place]
+    newer = [load for load in loads if load.is_newer(batch)]
     for load in newer:
-        if (load.oldest_xmax, -load.oldest_running) < batch.place:
+        if load.began_before(batch):
             raise TerminalError(
                 f"{spec.name}: run {load.run_id} read it in ranges at the same time; "
                 f"clear the table's {spec.first_task} task, which reads it again"
             )
     return newer
-
-
-def _covers(newer: Any, batch: Batch) -> bool:
-    """Whether a load of a newer snapshot read everything that the batch did.
-
-    What it found unchanged, or not at all, carries no stamp that would keep the batch from bringing back its version.
-    """
-    if newer.mode in ("first", "full"):
-        return True
-    return newer.mode == "incremental" and batch.window_start is not None and newer.window_start <= batch.window_start
 
 
 def _staged_columns(connection: Connection, spec: TableSpec, parts: Sequence[Batch]) -> tuple[Column, ...]:

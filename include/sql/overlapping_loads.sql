@@ -1,6 +1,5 @@
 -- Reads only. Loads of this table that were published since this extraction began.
 select
-    load_id,
     run_id,
     extraction_id,
     mode,
