@@ -1,4 +1,4 @@
-# Every target works on a machine with GNU make and Python 3.11–3.13; `build up down etl` also need Docker.
+# Every target works on a machine with GNU make and Python 3.11–3.13; those under "In containers" and `test-containers` also need Docker.
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help

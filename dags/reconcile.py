@@ -12,8 +12,9 @@ where a bucket differs.
 
 **Something is red?** Its last lines list what differs: rows missing in raw, not the same, or there twice, with the
 first keys of each. Rows that changed since the last load are counted, but are no difference: the next run reads them.
-Trigger this DAG again with `repair`. What differs again and again was written behind the watermark (by a clock that is
-behind by more than `overlap`) or changed without its cursor: widen `overlap`, or set `deletes: soft`.
+Trigger this DAG again with `repair`; where `rebuild` finds `elt_pipeline` paused, switch that on and clear `rebuild`.
+What differs again and again was written behind the watermark (by a clock that is behind by more than `overlap`) or
+changed without its cursor: widen `overlap`, or set `deletes: soft`.
 """
 
 from datetime import datetime
@@ -42,5 +43,5 @@ with DAG(
     },
 ):
     repaired = reconcile_table.override(map_index_template="{{ task.op_kwargs['table'] }}").expand(table=TABLES)
-    rebuild = TriggerDagRunOperator(task_id="rebuild", trigger_dag_id="elt_pipeline")
+    rebuild = TriggerDagRunOperator(task_id="rebuild", trigger_dag_id="elt_pipeline", fail_when_dag_is_paused=True)
     anything_repaired.override(trigger_rule="none_failed")(repaired) >> rebuild

@@ -2,9 +2,10 @@
 
     PipelineError
     ├── TransientError     the outside failed: a later attempt may succeed, so Airflow retries
-    └── TerminalError      a person has to act: a retry would only repeat the message
-        ├── ConfigError    the dbt source entry, a parameter or an Airflow Variable says something impossible
-        └── DriftError     source and warehouse no longer have the same shape
+    ├── TerminalError      a person has to act: a retry would only repeat the message
+    │   ├── ConfigError    the dbt source entry, a parameter or an Airflow Variable says something impossible
+    │   └── DriftError     source and warehouse no longer have the same shape
+    └── LocalError         something on the machine is in the way of a `make` command (include/local/errors.py)
 
 Every message names the table, the offending value and the command or edit that helps.
 """

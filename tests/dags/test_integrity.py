@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
+from airflow.providers.standard.operators.trigger_dagrun import DagIsPaused
 from airflow.sdk import DAG, CronDataIntervalTimetable
 from cosmos.operators.local import DbtRunLocalOperator, DbtSnapshotLocalOperator, DbtTestLocalOperator
 
@@ -135,6 +137,13 @@ def test_a_test_runs_after_all_its_parents_and_blocks_what_depends_on_them(dag: 
 def test_groups_follow_the_layers(dag: DAG) -> None:
     layers = {"shop", "staging", "snapshots", "intermediate", "marts"}
     assert {task_id.split(".")[0] for task_id in dag.task_ids} == layers | {"marts_ready"}
+
+
+def test_a_repair_does_not_queue_a_run_of_a_paused_dag(bag: DagBag) -> None:
+    """It would wait for ever, and look as if all was built again."""
+    paused = SimpleNamespace(get_dag=lambda dag_id: SimpleNamespace(is_paused=True))
+    with pytest.raises(DagIsPaused, match="elt_pipeline is paused"):
+        bag.dags["reconcile"].get_task("rebuild").execute({"ti": paused})
 
 
 def test_policies_of_every_dag(bag: DagBag) -> None:
