@@ -108,6 +108,8 @@ def serve_ui(here: Installation, _: list[str]) -> None:
 
 def shop(here: Installation, _: list[str]) -> None:
     """Create the sample shop, or change a slice of it."""
+    if user_environment().get("AIRFLOW_CONN_SHOP"):
+        raise LocalError("AIRFLOW_CONN_SHOP names a shop of your own, which is never written; unset it for the sample")
     prepare(here)
     print(_advance_shop(here))
 

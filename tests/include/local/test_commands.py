@@ -72,6 +72,7 @@ def test_a_connection_lost_on_a_full_disk_says_so(here: Installation, monkeypatc
     [
         ("shop", {"ROWS": "abc"}),
         ("shop", {"SEED": "-1"}),
+        ("shop", {"AIRFLOW_CONN_SHOP": "postgresql://127.0.0.1:1/db"}),
         ("dsn-source", {"PG_PORT": "80000"}),
         ("dsn-source", {"AIRFLOW_CONN_SHOP": "mysql://h/db"}),
         ("run", {"AIRFLOW_CONN_SHOP": "postgresql://h:1/db", "AIRFLOW_CONN_WAREHOUSE": "postgresql://127.0.0.1:1/db"}),
