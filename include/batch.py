@@ -88,6 +88,7 @@ class Part(_Message):
         watermark_before: The Airflow Variable as this extraction read it.
         started_at: Begin of the extraction by the warehouse's clock.
         shape: Digest of the source table's shape, which every range has to find again.
+        added: Columns that raw lacked when the table was looked at; None where there was no raw table.
         ranges: How many parts the extraction has; `number` counts them from 0.
     """
 
@@ -104,6 +105,7 @@ class Part(_Message):
     watermark_before: str | None
     started_at: datetime
     shape: str
+    added: tuple[str, ...] | None
     number: int
     ranges: int
 
@@ -119,6 +121,7 @@ class Staged:
     Attributes:
         snapshot_xmax: With `snapshot_running`, the snapshot's place in the order of the source's snapshots.
         copy_format: `binary` or `text`, in which the rows travelled.
+        staged_at: When all were staged, by the warehouse's clock.
     """
 
     snapshot_xmax: int
@@ -126,6 +129,7 @@ class Staged:
     rows_extracted: int
     bytes_extracted: int
     copy_format: str
+    staged_at: datetime
 
     @property
     def place(self) -> tuple[int, int]:

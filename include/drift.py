@@ -57,11 +57,12 @@ class Drift:
 
 @dataclass(frozen=True)
 class Examined:
-    """A source table that can be extracted: its columns, its shape for the ledger, and its drift."""
+    """A source table that can be extracted: its columns, its shape for the ledger, and its drift if there is raw."""
 
     columns: tuple[Column, ...]
     shape: dict[str, Any]
     drift: Drift
+    has_raw: bool
 
 
 def examine(source: Connection, warehouse: Connection, spec: TableSpec, *, reads_all: bool) -> Examined:
@@ -92,7 +93,7 @@ def examine(source: Connection, warehouse: Connection, spec: TableSpec, *, reads
         _refuse_blocked(warehouse, spec, drift)
         if spec.drift == "freeze":
             _refuse_any(spec, last, shape, drift)
-    return Examined(columns, shape, drift)
+    return Examined(columns, shape, drift, bool(raw))
 
 
 def shape_of(source: Connection, spec: TableSpec, columns: tuple[Column, ...]) -> dict[str, Any]:

@@ -111,6 +111,7 @@ def begin_extraction(source: Connection, warehouse: Connection, request: Request
         watermark_before=request.watermark_before,
         started_at=ticket.started_at,
         shape=_digest(found.shape),
+        added=tuple(column.name for column in found.drift.added) if found.has_raw else None,
         number=0,
         ranges=len(bounds) + 1,
     )
@@ -186,7 +187,7 @@ def _stage_part(
             copied += copy(sql.SQL("{} and ({}) is not true").format(held.condition(identifiers(spec.key)), wanted))
     if window.mode == "incremental":
         _warn_of_future_cursors(warehouse, spec, staging, seen)
-    return Staged(seen.snapshot_xmax, seen.snapshot_running, copied.rows, copied.bytes, form), held
+    return Staged(seen.snapshot_xmax, seen.snapshot_running, copied.rows, copied.bytes, form, _now(warehouse)), held
 
 
 def _follow(warehouse: Connection, spec: TableSpec, drift: Drift, window: Window) -> Window:
@@ -252,6 +253,12 @@ def _warn_of_future_cursors(warehouse: Connection, spec: TableSpec, staging: sql
     row = warehouse.execute(query.format(staging, sql.Identifier(spec.cursor), instant(spec, seen.taken_at))).fetchone()
     if row and row[0]:
         log.warning("rows carry a cursor in the future: read again until it passes", table=spec.name, rows=row[0])
+
+
+def _now(connection: Connection) -> datetime:
+    row = connection.execute("select clock_timestamp()").fetchone()
+    assert row is not None
+    return row[0]
 
 
 def _digest(shape: dict[str, Any]) -> str:

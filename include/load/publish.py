@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 import structlog
 from psycopg import errors, sql
 from psycopg.rows import class_row
 
-from include.batch import Batch, LoadResult, Mode
+from include.batch import Batch, LoadResult
 from include.catalog import Column, columns_of, estimated_rows, raw_columns
 from include.drift import Drift, add_column, change_type, compare, views_on
-from include.errors import TerminalError
+from include.errors import DriftError, TerminalError
 from include.load.merge import SMALL_SHARE, Counts, Load, replace_all, soft_delete, upsert
+from include.load.order import OtherLoad, newer_loads
 from include.sessions import Connection, identifiers, relation_text
 from include.sources import TableSpec
 from include.sql import statement
@@ -25,39 +26,6 @@ log = structlog.get_logger(__name__)
 
 ANALYZE_FROM_ROWS = 10_000
 """Changed rows from which the planner's statistics are refreshed at once: dbt reads the table next."""
-
-
-@dataclass(frozen=True)
-class _OtherLoad:
-    """A load that was published after the batch's extraction began; the snapshots of its ranges, oldest and last."""
-
-    run_id: str
-    extraction_id: int
-    mode: Mode
-    window_start: datetime | None
-    snapshot_xmax: int
-    snapshot_running: int
-    oldest_xmax: int
-    oldest_running: int
-    loaded_at: datetime
-
-    def is_newer(self, batch: Batch) -> bool:
-        return (self.snapshot_xmax, -self.snapshot_running) > batch.place
-
-    def began_before(self, batch: Batch) -> bool:
-        return (self.oldest_xmax, -self.oldest_running) < batch.place
-
-    def covers(self, batch: Batch) -> bool:
-        """Whether it read everything that the batch did, given that it is newer.
-
-        What it found unchanged, or not at all, carries no stamp that would keep the batch from bringing back its
-        version.
-        """
-        if self.mode != "incremental":
-            return self.mode in ("first", "full")
-        return (
-            self.window_start is not None and batch.window_start is not None and self.window_start <= batch.window_start
-        )
 
 
 def load_batch(connection: Connection, spec: TableSpec, *parts: Batch) -> LoadResult:
@@ -79,14 +47,15 @@ def load_batch(connection: Connection, spec: TableSpec, *parts: Batch) -> LoadRe
     extraction = max(part.extraction_id for part in parts)
     parts = tuple(sorted((part for part in parts if part.extraction_id == extraction), key=lambda part: part.place))
     rows, size = (sum(getattr(part, name) for part in parts) for name in ("rows_extracted", "bytes_extracted"))
-    batch = replace(parts[0], rows_extracted=rows, bytes_extracted=size)
+    staged_at = max(part.staged_at for part in parts)
+    batch = replace(parts[0], rows_extracted=rows, bytes_extracted=size, staged_at=staged_at)
     with _readable_key_errors(spec), connection.transaction():
         ledger.lock(connection, spec.name)
         earlier = _find_load(connection, batch)
         if earlier:
             log.info("this batch was loaded before: nothing to do", table=spec.name)
             return earlier
-        newer = _newer_loads(connection, spec, batch)
+        newer = newer_loads(connection, spec, batch)
         columns = _staged_columns(connection, spec, parts)
         load = Load(spec, batch, parts[-1], columns, _next_loaded_at(connection, spec))
         raw = raw_columns(connection, spec)
@@ -97,7 +66,7 @@ def load_batch(connection: Connection, spec: TableSpec, *parts: Batch) -> LoadRe
         elif raw:
             counts = _merge(connection, load, raw, [other.loaded_at for other in newer])
         else:
-            _refuse_a_part_as_the_whole(connection, load)
+            _refuse_a_part_as_the_whole(connection, load, newer)
             counts = _adopt(connection, load)
         _record(connection, load, counts)
     if counts.inserted + counts.updated >= ANALYZE_FROM_ROWS:
@@ -110,37 +79,13 @@ def load_batch(connection: Connection, spec: TableSpec, *parts: Batch) -> LoadRe
 
 def _find_load(connection: Connection, batch: Batch) -> LoadResult | None:
     with connection.cursor(row_factory=class_row(LoadResult)) as cursor:
-        return cursor.execute(statement("find_load"), {"extraction_id": batch.extraction_id}).fetchone()
-
-
-def _newer_loads(connection: Connection, spec: TableSpec, batch: Batch) -> list[_OtherLoad]:
-    """Loads whose snapshot is newer than the batch's: their rows must not be replaced.
-
-    Raises:
-        TerminalError: a later attempt of the same run has loaded: this one is a zombie. Or a load read some ranges of
-            the table before this batch and some after it: neither may replace the rows of the other.
-    """
-    values = {"source": spec.source, "table": spec.table, "after_load_id": batch.after_load_id}
-    with connection.cursor(row_factory=class_row(_OtherLoad)) as cursor:
-        loads = cursor.execute(statement("overlapping_loads"), values).fetchall()
-    if any(load.run_id == batch.run_id and load.extraction_id > batch.extraction_id for load in loads):
-        raise TerminalError(
-            f"{spec.name}: a later attempt of run {batch.run_id} has already loaded; this one stops without a change"
-        )
-    newer = [load for load in loads if load.is_newer(batch)]
-    for load in newer:
-        if load.began_before(batch):
-            raise TerminalError(
-                f"{spec.name}: run {load.run_id} read it in ranges at the same time; "
-                f"clear the table's {spec.first_task} task, which reads it again"
-            )
-    return newer
+        return cursor.execute(statement("find_load"), vars(batch)).fetchone()
 
 
 def _staged_columns(connection: Connection, spec: TableSpec, parts: Sequence[Batch]) -> tuple[Column, ...]:
     """Columns of the staging table, if every part is in it. What is noted of a part is as durable as its rows."""
     columns = columns_of(connection, ledger.SCHEMA, f"staging_{parts[0].extraction_id}")
-    staged = extractions.staged_rows(connection, parts[0].extraction_id)
+    staged = extractions.staged_rows(connection, parts[0])
     if not columns or staged != {part.number: part.rows_extracted for part in parts}:
         total, wanted = sum(filter(None, staged.values())), sum(part.rows_extracted for part in parts)
         found = f"{total} of {wanted} rows" if columns and staged else "nothing"
@@ -157,10 +102,10 @@ def _next_loaded_at(connection: Connection, spec: TableSpec) -> datetime:
     return row[0]
 
 
-def _refuse_a_part_as_the_whole(connection: Connection, load: Load) -> None:
+def _refuse_a_part_as_the_whole(connection: Connection, load: Load, newer: list[OtherLoad]) -> None:
     """Raw is gone, but the ledger says it was loaded: less than was in it must not take its place under that mark."""
     last, batch = ledger.last_mark(connection, load.spec), load.batch
-    if last and (batch.mode not in ("first", "full") or (batch.mark and batch.mark < last.mark)):
+    if last and (batch.mode not in ("first", "full") or newer):
         raise TerminalError(
             f"{load.spec.name}: {load.spec.raw_schema}.{load.spec.table} was dropped after this was read; clear the "
             f"table's {load.spec.first_task} task: without the raw table it reads everything (a backfill: after a "
@@ -195,7 +140,7 @@ def _adopt(connection: Connection, load: Load) -> Counts:
 
 def _merge(connection: Connection, load: Load, raw: tuple[Column, ...], newer: list[datetime]) -> Counts:
     """Bring raw to what the batch shows, changing only rows that differ."""
-    drift = compare(load.spec, load.columns, raw)
+    drift = _drift_since_the_look(load, raw)
     _evolve(connection, load.spec, drift)
     if load.spec.key:
         counts = upsert(connection, load, newer, list(drift.gone))
@@ -206,6 +151,26 @@ def _merge(connection: Connection, load: Load, raw: tuple[Column, ...], newer: l
         counts = replace_all(connection, load)
     connection.execute(sql.SQL("drop table {}").format(load.staging))
     return counts
+
+
+def _drift_since_the_look(load: Load, raw: tuple[Column, ...]) -> Drift:
+    """What raw needs, if nothing became of raw since the extraction looked at it that the look would have stopped at.
+
+    A column that raw has lost since was renamed: the batch would add its old name, and empty the new one.
+    """
+    spec, batch = load.spec, load.batch
+    try:
+        drift = compare(spec, load.columns, raw)
+    except DriftError:
+        lost = ["a type"]
+    else:
+        lost = [] if batch.added is None else [each.name for each in drift.added if each.name not in batch.added]
+    if lost:
+        raise TerminalError(
+            f"{spec.name}: raw's columns changed after this was read ({', '.join(lost)}); "
+            f"clear the table's {spec.first_task} task, which reads it again"
+        )
+    return drift
 
 
 def _evolve(connection: Connection, spec: TableSpec, drift: Drift) -> None:

@@ -50,6 +50,7 @@ alter table _elt.load_ledger add column if not exists source_shape jsonb;
 alter table _elt.load_ledger add column if not exists copy_format text;
 alter table _elt.load_ledger add column if not exists oldest_xmax bigint;
 alter table _elt.load_ledger add column if not exists oldest_running integer;
+alter table _elt.load_ledger add column if not exists staged_at timestamptz;
 alter table _elt.extraction add column if not exists source_shape jsonb;
 
 comment on column _elt.load_ledger.source_shape is
@@ -70,6 +71,10 @@ create table if not exists _elt.extraction_range (
     primary key (extraction_id, number)
 );
 
+alter table _elt.extraction_range add column if not exists staged_at timestamptz;
+
+comment on column _elt.load_ledger.staged_at is
+'When the last of its rows was staged, by the warehouse''s clock; with started_at it tells which of two read first.';
 comment on table _elt.extraction_range is
 'What one task of an extraction reads, lower_key <= key < upper_key, and, once it is staged, what was found.';
 comment on column _elt.load_ledger.oldest_xmax is

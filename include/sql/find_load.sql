@@ -10,4 +10,8 @@ select
     rows_deleted,
     loaded_at
 from _elt.load_ledger
-where extraction_id = %(extraction_id)s
+where
+    extraction_id = %(extraction_id)s
+    and source = %(source)s
+    and table_name = %(table)s
+    and run_id = %(run_id)s

@@ -8,6 +8,8 @@ select
     snapshot_running,
     coalesce(oldest_xmax, snapshot_xmax) as oldest_xmax,
     coalesce(oldest_running, snapshot_running) as oldest_running,
+    started_at,
+    staged_at,
     loaded_at
 from _elt.load_ledger
 where source = %(source)s and table_name = %(table)s and load_id > %(after_load_id)s

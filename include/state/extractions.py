@@ -81,10 +81,14 @@ def claim(connection: Connection, spec: TableSpec, part: Part) -> tuple[Bounds, 
         TerminalError: it was loaded, or a later attempt has discarded it: nothing may be staged any more.
     """
     query = """
-        select lower_key, upper_key, snapshot_xmax, snapshot_running, rows_extracted, bytes_extracted, copy_format
-        from _elt.extraction_range where extraction_id = %s and number = %s for update
+        select lower_key, upper_key, snapshot_xmax, snapshot_running, rows_extracted, bytes_extracted, copy_format,
+            staged_at
+        from _elt.extraction_range as part join _elt.extraction using (extraction_id)
+        where extraction_id = %(extraction_id)s and number = %(number)s
+            and source = %(source)s and table_name = %(table)s and run_id = %(run_id)s
+        for update of part
     """
-    row = connection.execute(query, (part.extraction_id, part.number)).fetchone()
+    row = connection.execute(query, vars(part)).fetchone()
     if row is None:
         raise TerminalError(
             f"{spec.name}: what it was to read is loaded, or a later attempt has taken over; this one stops without a "
@@ -104,19 +108,25 @@ def record(connection: Connection, part: Part, staged: Staged, held: Buckets | N
     """
     query = """
         update _elt.extraction_range set snapshot_xmax = %s, snapshot_running = %s, rows_extracted = %s,
-            bytes_extracted = %s, copy_format = %s, bucket_count = %s, buckets = %s
+            bytes_extracted = %s, copy_format = %s, staged_at = %s, bucket_count = %s, buckets = %s
         where extraction_id = %s and number = %s
     """
     buckets = (held.count, list(held.numbers)) if held else (None, None)
     connection.execute(query, (*astuple(staged), *buckets, part.extraction_id, part.number))
 
 
-def staged_rows(connection: Connection, extraction_id: int) -> dict[int, int | None]:
-    """Rows staged of each range, None while they are not; the ranges are held until the transaction ends."""
-    query = (
-        "select number, rows_extracted from _elt.extraction_range where extraction_id = %s order by number for update"
-    )
-    return dict(connection.execute(query, (extraction_id,)).fetchall())
+def staged_rows(connection: Connection, part: Part) -> dict[int, int | None]:
+    """Rows staged of each range, None while they are not; the ranges are held until the transaction ends.
+
+    A warehouse that was restored draws its numbers again: what has the number and is not of this run is not meant.
+    """
+    query = """
+        select number, rows_extracted from _elt.extraction_range as part join _elt.extraction using (extraction_id)
+        where extraction_id = %(extraction_id)s
+            and source = %(source)s and table_name = %(table)s and run_id = %(run_id)s
+        order by number for update of part
+    """
+    return dict(connection.execute(query, vars(part)).fetchall())
 
 
 def held_buckets(connection: Connection, extraction_id: int) -> Buckets | None:

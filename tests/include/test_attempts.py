@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -177,6 +178,71 @@ def test_an_older_first_load_does_not_take_the_place_of_a_dropped_raw_table(pipe
     pipeline.warehouse.execute("drop table raw_shop.orders")
     with pytest.raises(TerminalError, match="was dropped after this was read"):
         pipeline.load(spec, older)
+
+
+def test_the_first_load_takes_the_place_of_a_dropped_raw_table_whatever_the_mark(pipeline: Pipeline) -> None:
+    """A clock that was ahead left a mark in the future: no later one reached it, and the table stood still."""
+    pipeline.insert(1)
+    pipeline.run(pipeline.spec())
+    pipeline.warehouse.execute(
+        "update _elt.load_ledger set mark = mark + interval '30 days'; drop table raw_shop.orders"
+    )
+    pipeline.run(pipeline.spec())
+    pipeline.assert_equal()
+
+
+def test_snapshot_numbers_that_went_back_are_not_taken_for_an_order(pipeline: Pipeline) -> None:
+    """A standby that took over had not received everything: its transaction numbers are lower."""
+    spec = pipeline.spec()
+    pipeline.insert(1)
+    before = pipeline.extract(spec, run_id="before")
+    pipeline.app.execute("update orders set amount = 7, updated_at = now()")
+    after = pipeline.extract(spec, run_id="after")
+    lower = before.snapshot_xmax - 1
+    note = "update _elt.extraction_range set snapshot_xmax = %s where extraction_id = %s"
+    pipeline.warehouse.execute(note, (lower, after.extraction_id))
+    pipeline.load(spec, before)
+    with pytest.raises(TerminalError, match="as after a failover or restore; clear the table's extract task"):
+        pipeline.load(spec, replace(after, snapshot_xmax=lower))
+    pipeline.run(spec, run_id="after")
+    pipeline.assert_equal()
+
+
+def test_the_older_of_two_numberings_is_not_taken_for_the_newer(pipeline: Pipeline) -> None:
+    """The other way round: what was read before the source went back must not replace what was read after it."""
+    spec = pipeline.spec()
+    pipeline.insert(1)
+    before = pipeline.extract(spec, run_id="before")
+    pipeline.app.execute("update orders set amount = 7, updated_at = now()")
+    pipeline.run(spec, run_id="after")
+    pipeline.warehouse.execute("update _elt.load_ledger set snapshot_xmax = 3, oldest_xmax = 3")
+    with pytest.raises(TerminalError, match="as after a failover or restore"):
+        pipeline.load(spec, before)
+    pipeline.assert_equal()
+
+
+def test_a_number_drawn_again_after_a_restore_is_another_extraction(pipeline: Pipeline) -> None:
+    """A restored warehouse has forgotten the newest extraction, and gives its number to another table's."""
+    pipeline.app.execute("create table customers (id bigint primary key, updated_at timestamptz default now())")
+    orders, customers = pipeline.spec(), pipeline.spec("customers")
+    pipeline.insert(1)
+    pipeline.run(orders)
+    pipeline.insert(2)
+    [part] = pipeline.cut(orders, run_id="r")
+    batch = pipeline.read(orders, part)
+    pipeline.warehouse.execute(
+        f"drop table _elt.staging_{part.extraction_id}; delete from _elt.extraction;"
+        f"alter sequence _elt.extraction_extraction_id_seq restart with {part.extraction_id}"
+    )
+    other = pipeline.extract(customers, run_id="r")
+    assert other.extraction_id == part.extraction_id
+    with pytest.raises(TerminalError, match="clear its extract task"):
+        pipeline.read(orders, part)
+    with pytest.raises(TerminalError, match="nothing staged for run r"):
+        pipeline.load(orders, batch)
+    pipeline.load(customers, other)
+    with pytest.raises(TerminalError, match="nothing staged for run r"):
+        pipeline.load(orders, batch)
 
 
 def test_the_ledger_survives_a_lowered_variable(pipeline: Pipeline) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 import psycopg
 import pytest
@@ -17,6 +18,7 @@ from tests.conftest import Postgres
 from tests.include.conftest import Pipeline, between
 
 WHOLE = Window("full", None, None, None)
+BACKFILL = Window("window", datetime(2026, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC), None)
 
 
 @pytest.fixture
@@ -194,6 +196,29 @@ def test_a_renamed_column_stops_with_the_ddl(loaded: Pipeline) -> None:
     run_ddl(loaded, message)
     loaded.run(loaded.spec())
     loaded.assert_same('id, n, "the Note"', "orders", "id")
+
+
+def test_what_was_read_before_a_rename_does_not_bring_the_old_name_back(loaded: Pipeline) -> None:
+    """It emptied the renamed column, in rows that no later run reads again."""
+    change(loaded, "update orders set amount = 0")
+    batch = loaded.extract(loaded.spec(), window=BACKFILL)
+    change(loaded, "alter table orders rename note to remark")
+    run_ddl(loaded, stopped(loaded, "renamed to 'remark'"))
+    with pytest.raises(TerminalError, match=r"raw's columns changed after this was read \(note\); clear the table's"):
+        loaded.load(loaded.spec(), batch)
+    loaded.run(loaded.spec())
+    loaded.run(loaded.spec(), window=BACKFILL)
+    loaded.assert_same("id, amount, n, remark", "orders", "id")
+
+
+def test_what_was_read_before_a_widening_is_read_again(loaded: Pipeline) -> None:
+    """The remedy was the look's, to make raw narrower again."""
+    batch = loaded.extract(loaded.spec())
+    change(loaded, "alter table orders alter n type bigint")
+    loaded.run(loaded.spec(), window=BACKFILL)
+    with pytest.raises(TerminalError, match=r"raw's columns changed after this was read \(a type\); clear the table's"):
+        loaded.load(loaded.spec(), batch)
+    assert raw_type(loaded, "n") == "bigint"
 
 
 def test_a_narrowed_column_stops_with_the_ddl(loaded: Pipeline) -> None:
