@@ -114,7 +114,7 @@ docs: setup ## write dbt's documentation site to .local/dbt
 
 ## Work on it
 .PHONY: test test-containers prove bench bench-tools lint fix lock
-test: setup ## run all tests that need no Docker (ARGS="-k watermark")
+test: setup ## run all tests that need no Docker (ARGS="-k watermark" PG_BINDIR=)
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-containers: setup ## bring the containers up beside yours, test them and remove them; fails without Docker

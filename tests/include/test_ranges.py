@@ -61,7 +61,6 @@ def test_ranges_together_are_the_table_and_become_raw(pipeline: Pipeline, spec: 
     [
         ("id int", ["id"], "n - 500"),
         ("id uuid", ["id"], "md5(n::text)::uuid"),
-        ("id text collate odd", ["id"], "(array['a', 'A', 'á', 'ß', 'z', '_', ''''])[n % 7 + 1] || n"),
         ("id varchar(20)", ["id"], "md5(n::text)::varchar(20)"),
         ("id char(9)", ["id"], "'k' || n"),
         ("id bytea", ["id"], "decode(md5(n::text), 'hex')"),
@@ -73,16 +72,19 @@ def test_ranges_together_are_the_table_and_become_raw(pipeline: Pipeline, spec: 
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_every_row_is_in_exactly_one_range(
-    system_postgres: Postgres, postgres: Postgres, columns: str, key: list[str], value: str
-) -> None:
-    """From a server with ICU, whose collation makes `a`, `A` and `á` follow an order of its own."""
+def test_every_row_is_in_exactly_one_range(pipeline: Pipeline, columns: str, key: list[str], value: str) -> None:
+    check_that_every_row_is_read_once(pipeline, columns, key, value)
+
+
+def test_ranges_follow_a_collation_that_the_warehouse_lacks(system_postgres: Postgres, postgres: Postgres) -> None:
+    """Of ICU, in which `a`, `A` and `á` follow an order of its own."""
+    letters = "(array['a', 'A', 'á', 'ß', 'z', '_', ''''])[n % 7 + 1] || n"
     with between(system_postgres.database(), postgres.database()) as pipeline:
-        check_that_every_row_is_read_once(pipeline, columns, key, value)
+        pipeline.app.execute("create collation odd (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
+        check_that_every_row_is_read_once(pipeline, "id text collate odd", ["id"], letters)
 
 
 def check_that_every_row_is_read_once(pipeline: Pipeline, columns: str, key: list[str], value: str) -> None:
-    pipeline.app.execute("create collation odd (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
     quoted = ", ".join(f'"{name}"' for name in key)
     pipeline.app.execute(f"create table things ({columns}, primary key ({quoted}))")
     pipeline.app.execute(f"insert into things select {value} from generate_series(1, {ROWS}) n order by random()")
