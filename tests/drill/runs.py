@@ -34,6 +34,9 @@ KINDS = {
 }  # fmt: skip
 """How often each kind of fault is chosen."""
 
+REFUSALS = {"in ranges at the same time", "raw's columns changed after this was read"}
+"""What concurrent runs of one table may be told at any time."""
+
 WAKING = ("its retry has won", "its run is over", "a later run is over")
 
 
@@ -82,7 +85,7 @@ class Runs:
     intensity: float
     mutate: Callable[[], None] | None = None
     raised: dict[str, str] = field(default_factory=dict)
-    expected_refusals: set[str] = field(default_factory=lambda: {"in ranges at the same time"})
+    expected_refusals: set[str] = field(default_factory=lambda: set(REFUSALS))
     violations: list[str] = field(default_factory=list)
     loaded: set[str] = field(default_factory=set)
     _zombies: list[Zombie] = field(default_factory=list)

@@ -154,6 +154,20 @@ class Writer:
             self.changed = kept
             self.statement()
 
+    def script(self) -> None:
+        """Many transactions in one message: the last, after thousands of empty ones, is stamped with when that came."""
+        spec = self.rng.choice([spec for spec in self.specs if spec.mode == "incremental"])
+        query = f"""
+            select pg_sleep(%(seconds)s); {"commit; begin; " * 10_000}
+            update {{t}} set amount = amount + (1 - 2 * half), updated_at = {self.STAMP} where {self.IN_SLICE}"""
+        values = {"seconds": self.rng.uniform(0.1, 1.5), **self._slice(), **self._stamp(spec)}
+        with self._open():
+            cursor = psycopg.ClientCursor(self.connection)
+            cursor.execute(sql.SQL(query).format(t=sql.Identifier(spec.table)), values)  # type: ignore[arg-type]
+            while cursor.nextset():
+                pass
+            self.changed += cursor.rowcount
+
     def prepared(self) -> None:
         """Two-phase commit: between the phases the transaction belongs to no session."""
         name = f"drill_{self.rng.getrandbits(60)}"
@@ -218,7 +232,7 @@ class Writer:
 
 WAYS = {
     Writer.at_once: 12, Writer.late: 3, Writer.idle: 2, Writer.undone: 1, Writer.partly_undone: 2,
-    Writer.prepared: 0.5, Writer.reshape: 0.7, Writer.label: 0.4,
+    Writer.script: 1, Writer.prepared: 0.5, Writer.reshape: 0.7, Writer.label: 0.4,
 }  # fmt: skip
 """How transactions begin, wait and end, and how often."""
 
