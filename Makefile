@@ -129,9 +129,10 @@ bench: setup ## time loads beside other tools, the graph beside dbt (ONLY="load 
 bench-tools: setup ## install dlt, ingestr and Sling for `make bench`, each in a venv below .local/bench
 	@$(BIN)/python -m benchmarks.tools
 
-lint: setup ## check Python, SQL, workflows and the compose file; changes nothing
+lint: setup ## check Python and its types, SQL, workflows and the compose file; changes nothing
 	$(BIN)/black --check --quiet .
 	$(BIN)/flake8
+	$(BIN)/mypy include dags plugins benchmarks tests
 	$(LOCAL) exec sqlfluff lint --disable-progress-bar dbt
 	$(BIN)/sqlfluff lint --disable-progress-bar --templater placeholder include deploy
 	$(BIN)/zizmor --offline --quiet .github

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -140,7 +140,7 @@ def open_project(folder: Path, models: int) -> Iterator[Project]:
         project.local("clean")
 
 
-def check(dag_id: str, states: list[str], tasks: int) -> None:
+def check(dag_id: str, states: Sequence[str | None], tasks: int) -> None:
     """Refuse a run of which not every task succeeded, or that had others: it would be fast for the wrong reason."""
     if len(states) != tasks or set(states) != {"success"}:
         raise BenchError(f"{dag_id} has {tasks} tasks; they ended as {dict(Counter(states))}: it does not count")

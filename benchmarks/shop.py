@@ -79,7 +79,7 @@ class Shop:
         self.contents = None
         half = rows // 2
         with psycopg.connect(self.source) as connection:
-            count, now = connection.execute("select count(*), now() from orders").fetchone() or (0, None)
+            count, now = connection.execute("select count(*), now() from orders").fetchone()
             step = count // half
             # Each time other rows, one by one in no order of the keys, as an application does: their new versions lie
             # and arrive in that order, and no later change finds them side by side.
@@ -113,7 +113,7 @@ class Shop:
                 connection.execute(sql.SQL("drop schema if exists {} cascade").format(sql.Identifier(name)))
             connection.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
             for statement in statements:
-                connection.execute(statement.format(schema=schema))  # type: ignore[arg-type]
+                connection.execute(statement.format(schema=schema))
 
     def is_in(self, schema: str) -> bool:
         """Whether the contender's table holds the rows of the source and no others."""
@@ -140,7 +140,7 @@ def _contents(dsn: str, schema: str) -> tuple[int, int] | None:
         connection.execute("set time zone 'UTC'")
         if connection.execute("select to_regclass(%s)", (orders.as_string(),)).fetchone() == (None,):
             return None
-        return connection.execute(sql.SQL(CONTENTS).format(orders)).fetchone()  # type: ignore[arg-type]
+        return connection.execute(sql.SQL(CONTENTS).format(orders)).fetchone()
 
 
 @contextmanager
@@ -156,10 +156,10 @@ def open_shop(folder: Path) -> Iterator[Shop]:
             for name in (SOURCE, WAREHOUSE):
                 create = sql.SQL("create database {} owner {}")
                 connection.execute(create.format(sql.Identifier(name), sql.Identifier(ROLE)))
-        dsns = (server.dsn(ROLE, password, name) for name in (SOURCE, WAREHOUSE))
         for name in (SOURCE, WAREHOUSE):
             with psycopg.connect(server.superuser_dsn(name)) as connection:
                 connection.execute(sql.SQL("alter schema public owner to {}").format(sql.Identifier(ROLE)))
-        yield Shop(*dsns, server.psql, server.superuser_dsn("postgres"), folder)
+        source, warehouse = (server.dsn(ROLE, password, name) for name in (SOURCE, WAREHOUSE))
+        yield Shop(source, warehouse, server.psql, server.superuser_dsn("postgres"), folder)
     finally:
         server.remove()

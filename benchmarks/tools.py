@@ -37,7 +37,15 @@ def install(tool: str) -> None:
     """
     home = _home(tool)
     subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", home], check=True)
-    command = [BIN_DIR / "uv", "pip", "install", "--quiet", "--require-hashes", "--requirement", _pins(tool)]
+    command: list[str | Path] = [
+        BIN_DIR / "uv",
+        "pip",
+        "install",
+        "--quiet",
+        "--require-hashes",
+        "--requirement",
+        _pins(tool),
+    ]
     subprocess.run(command, env=os.environ | {"VIRTUAL_ENV": str(home)}, check=True)
     for packaged in home.glob("lib/*/site-packages/sling_*/bin/sling-*"):
         (home / "bin" / "sling").symlink_to(packaged)

@@ -30,7 +30,16 @@ _ANY_DATABASE = "__warehouse__"
 
 _PARSED_SUFFIXES = (".sql", ".yml", ".yaml", ".csv", ".py", ".md")
 
-_NODE = ("unique_id", "resource_type", "name", "source_name", "package_name", "original_file_path", "fqn", "tags")
+_NODE: tuple[str, ...] = (
+    "unique_id",
+    "resource_type",
+    "name",
+    "source_name",
+    "package_name",
+    "original_file_path",
+    "fqn",
+    "tags",
+)
 _NODE += ("description", "depends_on", "config", "freshness")
 _TEST = ("unique_id", "name", "column_name", "test_metadata", "fqn", "description")
 

@@ -42,14 +42,14 @@ def invoke(command: list[str], folder: str, manifest: Manifest | None) -> dbtRun
 
 # A task's process ends without cleaning up. Locks of this kind end with it; those of dbt's own kind, which is for
 # processes that dbt never starts, would be reported as leaked in the last line of every task's log.
-dbt.mp_context._MP_CONTEXT = multiprocessing.get_context("fork")  # type: ignore[assignment]
+dbt.mp_context._MP_CONTEXT = multiprocessing.get_context("fork")
 
 # dbt's own switch to keep what depends on nothing but a text or the installed packages: parsed macros, plugins.
 enable_test_caching()
 
 # dbt would walk the whole call stack, source lines and all, to name the module that declared each of its flags.
 # Unnecessary once its flags carry their `source`.
-BehaviorFlagRendered._default_source = staticmethod(lambda: "dbt")  # type: ignore[method-assign]
+BehaviorFlagRendered._default_source = staticmethod(lambda: "dbt")
 
 
 _compile = MacroFuzzEnvironment.compile
@@ -64,7 +64,7 @@ def _compile_once(environment: MacroFuzzEnvironment, source: str) -> CodeType:
     return _compiled[key]
 
 
-MacroFuzzEnvironment.compile = _compile_once  # type: ignore[assignment, method-assign]
+MacroFuzzEnvironment.compile = _compile_once
 
 _run_hooks = RunTask.safe_run_hooks
 
@@ -76,7 +76,7 @@ def _run_hooks_if_any(task: RunTask, adapter: Any, hook_type: Any, extra_context
     )
 
 
-RunTask.safe_run_hooks = _run_hooks_if_any  # type: ignore[method-assign]
+RunTask.safe_run_hooks = _run_hooks_if_any
 
 _create_schemas = RunTask.create_schemas
 _created: set[tuple[str, int, Any]] = set()
@@ -90,7 +90,7 @@ def _create_schemas_once(task: RunTask, adapter: Any, required: set[Any]) -> Non
         _created.update((*place, schema) for schema in missing)
 
 
-RunTask.create_schemas = _create_schemas_once  # type: ignore[method-assign]
+RunTask.create_schemas = _create_schemas_once
 
 _fire_event = EventManager.fire_event
 _UNSEEN = {EventLevel.DEBUG, EventLevel.TEST}
@@ -102,4 +102,4 @@ def _fire_if_seen(manager: EventManager, event: Any, level: EventLevel | None = 
         _fire_event(manager, event, level, *rest, **more)
 
 
-EventManager.fire_event = _fire_if_seen  # type: ignore[method-assign]
+EventManager.fire_event = _fire_if_seen

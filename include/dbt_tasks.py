@@ -71,6 +71,9 @@ def warm_up() -> None:
 class _InProcess(DbtLocalBaseOperator):
     """Runs one dbt node through `dbtRunner`, honouring the run's `dbt_select`, `dbt_vars` and `full_refresh`."""
 
+    select: str
+    vars: dict[str, Any] | None
+
     # Nothing to render: what the UI shows as rendered is set, and stored, when dbt has run.
     template_fields: tuple[str, ...] = ()
 

@@ -148,7 +148,7 @@ def views_on(warehouse: Connection, spec: TableSpec, column: Column) -> tuple[li
 
 def _column(spec: TableSpec, column: Column) -> tuple[sql.Composable, sql.Composable, sql.Composable]:
     # The type's spelling comes from format_type() of a catalog, already quoted.
-    spelling = sql.SQL(column.type)  # type: ignore[arg-type]
+    spelling = sql.SQL(column.type)
     return sql.Identifier(spec.raw_schema, spec.table), sql.Identifier(column.name), spelling
 
 

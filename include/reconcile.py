@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -30,6 +30,8 @@ from include.sessions import Connection, identifiers, lock_table, snapshot
 from include.sources import TableSpec
 from include.sql import statement
 from include.state import extractions
+
+Names = tuple[str, ...] | list[str]
 
 EXAMPLES = 5
 RUN = "reconcile__"
@@ -168,7 +170,7 @@ def _living(spec: TableSpec, columns: tuple[Column, ...]) -> sql.Composed:
 
 
 def _rows(
-    side: Side, buckets: Buckets, key: Sequence[str], content: Sequence[str], is_settled: sql.Composable | None
+    side: Side, buckets: Buckets, key: Names, content: Names, is_settled: sql.Composable | None
 ) -> Iterator[_Row]:
     """Rows of some buckets in the order of their keys' digests, a block at a time; `is_settled` is None for raw."""
     query = sql.SQL(

@@ -43,10 +43,10 @@ OPERATORS = {
 
 # Cosmos 1.15.1 reads the signatures of the same three constructors again for each operator: a quarter of parsing.
 _REMEMBERED = {"signature": cache(inspect.signature), "getfullargspec": cache(inspect.getfullargspec)}
-cosmos_operators.inspect = SimpleNamespace(**{**vars(inspect), **_REMEMBERED})  # type: ignore[assignment]
+cosmos_operators.inspect = SimpleNamespace(**{**vars(inspect), **_REMEMBERED})
 
 # Airflow 3.3.2 asks twice an edge for the hash of its DAG, and makes it of all task ids. Equal DAGs have the same name.
-DAG.__hash__ = lambda dag: hash(dag.dag_id)  # type: ignore[method-assign]
+DAG.__hash__ = lambda dag: hash(dag.dag_id)
 
 _SOURCE_CALL = re.compile(r"""source\(\s*['"](.+?)['"]\s*,\s*['"](.+?)['"]\s*\)""")
 

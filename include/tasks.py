@@ -95,7 +95,7 @@ def extract_range(part: dict[str, Any]) -> dict[str, Any]:
         A `Batch` as JSON.
     """
     range_ = Part.from_json(part)
-    get_current_context()["range"] = f"{range_.number + 1} of {range_.ranges}"  # type: ignore[typeddict-unknown-key]
+    get_current_context()["range"] = f"{range_.number + 1} of {range_.ranges}"
     spec = spec_of(f"{range_.source}.{range_.table}")
     with (
         no_retry_for_terminal_errors(),

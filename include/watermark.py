@@ -120,7 +120,7 @@ def incremental_window(spec: TableSpec, mark: datetime | None, last: LastMark | 
     if horizon.may_advance:
         new_mark = max(horizon.at, before) if before else horizon.at
     else:
-        new_mark = before
+        new_mark = before  # type: ignore[assignment]
     if mark is None or last is None:
         return Window("first" if last is None else "full", None, None, new_mark)
     lower = max(min(mark, last.horizon, horizon.at), BEGINNING + spec.overlap) - spec.overlap

@@ -46,4 +46,4 @@ if sys.argv[1:3] == ["dags", "test"]:
         app.router.versioned_routers[bundle.versions[0].value] = app._latest_version_router
         app._cadwyn_initialized = True
 
-    Cadwyn._cadwyn_initialize = serve_newest_version  # type: ignore[method-assign]
+    Cadwyn._cadwyn_initialize = serve_newest_version

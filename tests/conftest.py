@@ -53,15 +53,15 @@ class SystemPostgres(EmbeddedPostgres):
 def system_programs() -> Path:
     """Where a PostgreSQL of the system keeps its programs; without one the test is skipped, in CI it fails."""
     pg_config, initdb = shutil.which("pg_config"), shutil.which("initdb")
-    places = [
+    places: list[str | Path | None] = [
         os.environ.get("PG_BINDIR"),
         *sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True),
         pg_config and subprocess.run([pg_config, "--bindir"], capture_output=True, text=True).stdout.strip(),
         initdb and Path(initdb).parent,
     ]
-    for place in filter(None, places):
-        if (Path(place) / "initdb").exists():
-            return Path(place)
+    for place in (Path(place) for place in places if place):
+        if (place / "initdb").exists():
+            return place
     give_up = pytest.fail if os.environ.get("CI") else pytest.skip
     give_up("needs ICU or an extension: install a PostgreSQL of the system, or say with PG_BINDIR= where one is")
 

@@ -66,8 +66,9 @@ def etl() -> int:
             shown[task.name] = now
     loaded = [task for task in tasks if task.task_id.endswith(".load") and task.state == "success"]
     console.report(tasks, [SimpleNamespace(**airflow.result(DAG_ID, run_id, task.task_id)) for task in loaded])
-    for task in (each for each in found if each["state"] == "failed"):
-        console.line(f"✗ {task['task_id']}\n  {airflow.error(DAG_ID, run_id, task)}\n")
+    for task, each in zip(tasks, found, strict=True):
+        if task.state == "failed":
+            console.line(f"✗ {task.name}\n  {airflow.error(DAG_ID, run_id, each)}\n")
     console.line('The marts:   docker compose run --rm psql -c "select * from marts.fct_sales limit 5"')
     console.line(f"The graph:   {url()}/dags/{DAG_ID}/runs/{run_id}")
     return 0 if airflow.state(DAG_ID, run_id) == "success" else 1

@@ -78,7 +78,7 @@ def in_range(
 ) -> sql.Composable:
     """`lower <= key < upper`, compared by the source alone, in the order of its index on the key."""
     # The type's spelling comes from format_type() of the source's catalog, already quoted.
-    types = {column.name: sql.SQL(column.type) for column in columns}  # type: ignore[arg-type]
+    types = {column.name: sql.SQL(column.type) for column in columns}
     conditions = [
         sql.SQL("({}) {} ({})").format(
             identifiers(spec.key),

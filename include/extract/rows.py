@@ -48,7 +48,7 @@ def in_window(spec: TableSpec, window: Window) -> sql.Composable:
     if spec.cursor:
         for bound, comparison in ((window.lower, ">="), (window.upper, "<")):
             if bound:
-                column, operator = sql.Identifier(spec.cursor), sql.SQL(comparison)  # type: ignore[arg-type]
+                column, operator = sql.Identifier(spec.cursor), sql.SQL(comparison)
                 bounds.append(sql.SQL(" ").join((column, operator, instant(spec, bound))))
     if not bounds:
         return sql.SQL("true")

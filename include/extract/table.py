@@ -194,7 +194,7 @@ def _follow(warehouse: Connection, spec: TableSpec, drift: Drift, window: Window
     """Add new enum labels, which the transaction that adds them may not use; read all where values were rewritten."""
     for each in drift.labels:
         try:
-            warehouse.execute(each)  # type: ignore[arg-type]
+            warehouse.execute(each)
         except InsufficientPrivilege as error:
             labels = "; ".join(drift.labels)
             raise DriftError(
@@ -237,7 +237,7 @@ def _refuse_null_cursors(
 
 def _create_staging(extraction_id: int, spec: TableSpec, columns: tuple[Column, ...]) -> sql.Composed:
     # The type's spelling comes from format_type() of the source's catalog, already quoted.
-    definitions = [sql.Identifier(c.name) + sql.SQL(" " + c.type) for c in columns]  # type: ignore[arg-type]
+    definitions = [sql.Identifier(c.name) + sql.SQL(" " + c.type) for c in columns]
     for number, column in enumerate(columns):
         if column.name in spec.key and column.is_not_null:
             # Or the key of a first load would read the whole table once more, to see that there is no NULL.

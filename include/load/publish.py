@@ -196,7 +196,7 @@ def _analyze(connection: Connection, load: Load, changed: int) -> None:
         if changed < SMALL_SHARE * estimated_rows(connection, sql.SQL("select from {}").format(load.raw)):
             connection.execute("set local default_statistics_target = 10")  # a sample of 3,000 rows
             told_by = ["_loaded_at", *(name for name in load.names if name == load.spec.cursor)]
-            columns = sql.SQL("({})").format(identifiers(told_by))
+            columns = sql.SQL("({})").format(identifiers(told_by))  # type: ignore[assignment]
         connection.execute(sql.SQL("analyze {} {}").format(load.raw, columns))
 
 

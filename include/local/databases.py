@@ -51,7 +51,7 @@ def provision(server: EmbeddedPostgres, passwords: dict[str, str]) -> None:
     for name, script in ((SOURCE, "source"), (WAREHOUSE, "warehouse")):
         statements = (Path(__file__).parent / "sql" / f"{script}.sql").read_text(encoding="utf-8")
         with psycopg.connect(server.superuser_dsn(name)) as connection:
-            connection.execute(statements)  # type: ignore[arg-type]
+            connection.execute(statements)
     with psycopg.connect(server.superuser_dsn("postgres")) as connection:
         for role in ROLES:
             alter = sql.SQL("alter role {} password {}")

@@ -38,13 +38,13 @@ def shop(folder: Path) -> Iterator[Shop]:
 def test_a_load_that_lost_a_row_or_a_cent_does_not_count(shop: Shop, loss: str) -> None:
     shop.empty("copied")
     with psycopg.connect(shop.source) as source, psycopg.connect(shop.warehouse) as warehouse:
-        warehouse.execute(KEYED[0].format(schema="copied"))  # type: ignore[arg-type]
+        warehouse.execute(KEYED[0].format(schema="copied"))
         with warehouse.cursor() as cursor:
             rows = source.execute("select * from orders").fetchall()
             cursor.executemany("insert into copied.orders values (%s, %s, %s, %s, %s, %s)", rows)
     shop.check("copied")
     with psycopg.connect(shop.warehouse) as warehouse:
-        warehouse.execute(loss.format("copied.orders"))  # type: ignore[arg-type]
+        warehouse.execute(loss.format("copied.orders"))
     with pytest.raises(BenchError, match="does not count"):
         shop.check("copied")
 
@@ -59,7 +59,7 @@ def test_a_delta_has_as_many_rows_as_asked_for(shop: Shop) -> None:
 
 def _rows(shop: Shop, condition: str) -> int:
     with psycopg.connect(shop.source) as source:
-        row = source.execute(f"select count(*) from orders where {condition}").fetchone()  # type: ignore[arg-type]
+        row = source.execute(f"select count(*) from orders where {condition}").fetchone()
     assert row
     return row[0]
 

@@ -36,7 +36,7 @@ def manifest() -> dict[str, Any]:
     return json.loads(graph_path().with_name("manifest.json").read_text())
 
 
-def unique_ids(dag: DAG, operator: type) -> list[str]:
+def unique_ids(dag: DAG, operator: type[Any]) -> list[str]:
     return sorted(task.extra_context["dbt_unique_id"] for task in dag.tasks if isinstance(task, operator))
 
 

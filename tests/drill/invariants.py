@@ -37,7 +37,7 @@ def copy_rows(connection: psycopg.Connection, relation: sql.Composable, columns:
     with connection.transaction():
         # COPY takes its snapshot, then waits for the lock: behind a column that is being widened it would see no row.
         connection.execute(sql.SQL("lock table {} in access share mode").format(relation))
-        with connection.cursor().copy(sql.SQL(query).format(relation)) as copy:  # type: ignore[arg-type]
+        with connection.cursor().copy(sql.SQL(query).format(relation)) as copy:
             return sorted(b"".join(bytes(block) for block in copy).splitlines(keepends=True))
 
 

@@ -76,7 +76,7 @@ def test_the_variable_may_not_be_above_the_ledger_nor_the_mark_go_back() -> None
 def raw(postgres: Postgres) -> psycopg.Connection:
     """A warehouse under watch with two rows in raw, a pair."""
     connection = psycopg.connect(postgres.database(), autocommit=True)
-    connection.execute((HERE / "sql" / "warehouse.sql").read_text())  # type: ignore[arg-type]
+    connection.execute((HERE / "sql" / "warehouse.sql").read_text())
     connection.execute(
         "create schema raw_shop; create table raw_shop.t (pair int, version int, amount int, _deleted_at date)"
     )

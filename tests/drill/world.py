@@ -98,10 +98,10 @@ class World:
         names = sql.SQL(", ").join(sql.Literal(name) for name in self.specs)
         source = sql.SQL((HERE / "sql" / "source.sql").read_text()).as_string().replace("{names}", names.as_string())
         with psycopg.connect(self.app_dsn) as connection:
-            connection.execute(source)  # type: ignore[arg-type]
+            connection.execute(source)
         with self.admin(WAREHOUSE) as connection:
             for script in ("warehouse", "types"):
-                connection.execute((HERE / "sql" / f"{script}.sql").read_text())  # type: ignore[arg-type]
+                connection.execute((HERE / "sql" / f"{script}.sql").read_text())
 
     @property
     def app_dsn(self) -> str:

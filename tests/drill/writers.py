@@ -59,7 +59,7 @@ class Writer:
 
     def _do(self, query: str, spec: TableSpec, **values: object) -> None:
         identifier = sql.Identifier(spec.table)
-        done = self.connection.execute(sql.SQL(query).format(t=identifier), values)  # type: ignore[arg-type]
+        done = self.connection.execute(sql.SQL(query).format(t=identifier), values)
         self.changed += max(done.rowcount, 0)
 
     def _slice(self) -> dict[str, int]:
@@ -163,7 +163,7 @@ class Writer:
         values = {"seconds": self.rng.uniform(0.1, 1.5), **self._slice(), **self._stamp(spec)}
         with self._open():
             cursor = psycopg.ClientCursor(self.connection)
-            cursor.execute(sql.SQL(query).format(t=sql.Identifier(spec.table)), values)  # type: ignore[arg-type]
+            cursor.execute(sql.SQL(query).format(t=sql.Identifier(spec.table)), values)
             while cursor.nextset():
                 pass
             self.changed += cursor.rowcount
@@ -247,7 +247,7 @@ def fill(dsn: str, specs: list[TableSpec]) -> int:
                 insert into {spec.table} (pair, half, amount, body, updated_at)
                 select pair, half, (1 - 2 * half) * pair, {body}, now() - interval '1 hour'
                 from generate_series(1, {count}) as pair cross join (values (0), (1)) as halves (half)"""
-            changed += connection.execute(query).rowcount  # type: ignore[arg-type]
+            changed += connection.execute(query).rowcount
     return changed
 
 

@@ -101,7 +101,7 @@ class Pipeline:
 
     @staticmethod
     def _copy(connection: Connection, query: str) -> bytes:
-        with connection.cursor().copy(query) as copy:  # type: ignore[arg-type]
+        with connection.cursor().copy(query) as copy:
             return b"".join(bytes(block) for block in copy)
 
     def assert_same(self, columns: str, table: str, order: str) -> None:

@@ -139,7 +139,7 @@ def test_a_reader_sees_raw_before_or_after_a_load_never_between(
     seen: list[int] = []
 
     def look(*_: object) -> None:
-        seen.append(reader.execute("select count(*) from raw_shop.orders").fetchone()[0])  # type: ignore[index]
+        seen.append(reader.execute("select count(*) from raw_shop.orders").fetchone()[0])
 
     batch = pipeline.extract(spec)
     record = publish._record

@@ -51,7 +51,7 @@ def test_plan_opens_sessions_that_refuse_to_write(
 ) -> None:
     asked: list[str] = []
 
-    def ask(source, warehouse, spec, *_):  # type: ignore[no-untyped-def]
+    def ask(source, warehouse, spec, *_):
         asked.extend(each.execute("show transaction_read_only").fetchone()[0] for each in (source, warehouse))
         return Plan(spec.name)
 

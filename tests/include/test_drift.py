@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import psycopg
 import pytest
@@ -173,7 +174,7 @@ def test_a_renamed_enum_value_stops_with_the_statement(moods: Pipeline) -> None:
     moods.assert_same("id, mood", "orders", "id")
 
 
-def stopped(pipeline: Pipeline, message: str, **extract: object) -> str:
+def stopped(pipeline: Pipeline, message: str, **extract: Any) -> str:
     """The message of a table that stops; nothing was written, and another table goes on."""
     extractions = "select count(*), (select count(*) from _elt.load_ledger) from _elt.extraction"
     before = pipeline.raw(extractions)

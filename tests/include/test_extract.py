@@ -45,6 +45,7 @@ def test_the_mark_waits_for_the_oldest_transaction(pipeline: Pipeline) -> None:
 
 def test_the_mark_never_goes_back(pipeline: Pipeline) -> None:
     first = pipeline.run(pipeline.spec())
+    assert first.mark
     behind = replace(pipeline.horizon(), at=first.mark - DAY)
     assert pipeline.run(pipeline.spec(), horizon=behind).mark == first.mark
     last = ledger.last_mark(pipeline.warehouse, pipeline.spec())
@@ -54,6 +55,7 @@ def test_the_mark_never_goes_back(pipeline: Pipeline) -> None:
 def test_after_a_clock_that_stepped_back_rows_are_read_from_the_earlier_horizon(pipeline: Pipeline) -> None:
     spec = pipeline.spec(overlap="0.001 seconds")
     first = pipeline.run(spec)
+    assert first.mark
     pipeline.run(spec, horizon=replace(pipeline.horizon(), at=first.mark - DAY))
     pipeline.insert(1, at="now() - interval '6 hours'")
     pipeline.run(spec)

@@ -123,7 +123,7 @@ def test_a_repair_never_replaces_what_a_newer_load_brought(
     report = compare(pipeline, spec)
     from include import reconcile as module
 
-    def load_late(warehouse, spec, batch):  # type: ignore[no-untyped-def]
+    def load_late(warehouse, spec, batch):
         pipeline.app.execute("update orders set amount = 70, updated_at = now() where id = 7")
         pipeline.beside().run(spec, run_id="fast")
         return real(warehouse, spec, batch)
@@ -140,7 +140,7 @@ def test_a_load_that_would_empty_raw_to_an_older_snapshot_waits(
     """Widening a column writes all rows anew: who took a snapshot before sees none of them."""
     from include import reconcile as module
 
-    def widen(source, spec):  # type: ignore[no-untyped-def]
+    def widen(source, spec):
         load = pipeline.beside().warehouse
         load.execute("set lock_timeout = '100ms'")
         with pytest.raises(psycopg.errors.LockNotAvailable):

@@ -19,7 +19,7 @@ OVERLAP = timedelta(minutes=1)
 
 def load(pipeline: Pipeline, **extract: object) -> datetime:
     """A run whose watermark the Variable shows; the mark."""
-    result = pipeline.run(pipeline.spec(), **extract)  # type: ignore[arg-type]
+    result = pipeline.run(pipeline.spec(), **extract)
     ledger.mark_published(pipeline.warehouse, pipeline.spec())
     assert result.mark is not None
     return result.mark
@@ -99,9 +99,9 @@ def test_lost_ledger_rows_are_a_gap_until_it_is_read_again(pipeline: Pipeline) -
     spec = pipeline.spec(overlap="0.001 seconds")
     marks = [pipeline.run(spec, run_id=f"r{number}").mark for number in range(4)]
     pipeline.warehouse.execute("delete from _elt.load_ledger where run_id in ('r1', 'r2')")
+    assert marks[0] and marks[2]
     assert ledger.gaps(pipeline.warehouse, spec) == [Gap(marks[0], marks[2] - spec.overlap)]
     ledger.mark_published(pipeline.warehouse, spec)
-    assert marks[0] is not None
     pipeline.run(spec, variable=to_text(marks[0]))
     assert ledger.gaps(pipeline.warehouse, spec) == []
 

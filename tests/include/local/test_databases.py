@@ -64,7 +64,7 @@ def test_what_a_role_must_not_do_fails(provisioned: EmbeddedPostgres, role: str,
     with psycopg.connect(provisioned.dsn(role, "secret", database)) as connection:
         connection.read_only = False
         with pytest.raises(errors.InsufficientPrivilege):
-            connection.execute(statement)  # type: ignore[arg-type]
+            connection.execute(statement)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_what_a_role_must_not_do_fails(provisioned: EmbeddedPostgres, role: str,
 )
 def test_what_a_role_needs_works(provisioned: EmbeddedPostgres, role: str, database: str, statement: str) -> None:
     with psycopg.connect(provisioned.dsn(role, "secret", database)) as connection:
-        connection.execute(statement)  # type: ignore[arg-type]
+        connection.execute(statement)
 
 
 @pytest.mark.parametrize("database", ["shop", "warehouse"])
