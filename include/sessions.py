@@ -29,6 +29,7 @@ def pin(connection: Connection, *, read_only: bool) -> Connection:
 
     `row_security=off` makes a policy raise instead of hiding rows. `synchronous_commit=on`, whatever the server's
     default: what one task hands to the next survives a crash of the server, the staged rows as well as the load.
+    `read committed`: whoever waited for a lock then sees what its holder did.
     """
     connection.autocommit = True
     connection.execute(statement("pin_session"), {"read_only": "on" if read_only else "off"})

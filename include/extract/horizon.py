@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import structlog
+from psycopg import sql
 from psycopg.rows import namedtuple_row
 
 from include.batch import Horizon, to_text
@@ -29,7 +30,8 @@ def read_horizon(connection: Connection, source: str) -> Horizon:
         source: Name of the dbt source, for messages.
 
     Raises:
-        TerminalError: a hot standby, or a role that cannot see other sessions: "sees nobody" is not "nobody is there".
+        TerminalError: a hot standby, a role that cannot see other sessions, or a session that does not show its
+            transactions: "sees nobody" is not "nobody is there".
     """
     with connection.cursor(row_factory=namedtuple_row) as cursor:
         row = cursor.execute(statement("horizon")).fetchone()
@@ -43,6 +45,13 @@ def read_horizon(connection: Connection, source: str) -> Horizon:
         raise TerminalError(
             f"role {role!r} cannot see the open transactions of source {source!r}; "
             f'run there as superuser: grant pg_read_all_stats to "{role}"'
+        )
+    if row.hidden_pid:
+        database = sql.Identifier(connection.info.dbname).as_string()
+        raise TerminalError(
+            f"source {source!r} does not show the transactions of pid {row.hidden_pid} ({row.hidden_role}): its "
+            f"track_activities is off; run there as superuser: alter role {row.hidden_role} in database {database} set "
+            "track_activities = on, and have it connect again"
         )
     holder = _holder(row.pid, row.usename, row.application_name, row.at, row.read_at)
     say = log.bind(source=source, horizon=to_text(row.at))

@@ -21,5 +21,6 @@ from (
     ('lock_timeout', '60s'),
     ('statement_timeout', '6h'),
     ('idle_in_transaction_session_timeout', '1h'),
+    ('default_transaction_isolation', 'read committed'),
     ('default_transaction_read_only', %(read_only)s)
 ) as setting (name, value)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 from structlog.testing import capture_logs
 
 from include.batch import Window
@@ -67,6 +68,65 @@ def test_a_transaction_that_has_not_written_yet_holds_the_mark(pipeline: Pipelin
     pipeline.run(spec)
     late.execute("insert into orders values (1, 1)")
     late.commit()
+    pipeline.run(spec)
+    pipeline.assert_equal()
+
+
+def test_a_session_that_hides_its_transactions_is_refused_with_the_remedy(pipeline: Pipeline) -> None:
+    """With `track_activities = off` it looks idle, and commits rows below a mark that did not wait for it."""
+    spec = pipeline.spec(overlap="0.001 seconds")
+    pipeline.run(spec)
+    database = sql.Identifier(pipeline.app.info.dbname)
+    pipeline.app.execute(sql.SQL("alter database {} set track_activities = off").format(database))
+    late = psycopg.connect(pipeline.source_dsn)
+    late.execute("insert into orders values (1, 1)")
+    pid = late.info.backend_pid
+    with pytest.raises(TerminalError, match=rf"pid {pid} \(postgres\): its track_activities is off") as raised:
+        pipeline.run(spec)
+    late.commit()
+    remedy = str(raised.value).split("run there as superuser: ")[1].split(", and have it")[0]
+    pipeline.app.execute(remedy)
+    pipeline.app.execute("select pg_terminate_backend(%s, 10000)", (pid,))
+    with psycopg.connect(pipeline.source_dsn) as again:
+        assert again.execute("show track_activities").fetchone() == ("on",)
+        pipeline.run(spec)
+    pipeline.assert_equal()
+
+
+@pytest.fixture
+def unread(pipeline: Pipeline) -> Iterator[Callable[[str], psycopg.Connection]]:
+    """Sends transactions as one message, and stops the server between two of them: it waits for us to read."""
+    opened = []
+
+    def send(statement: str) -> psycopg.Connection:
+        state = "select wait_event = 'ClientWrite', xact_start is null from pg_stat_activity where pid = %s"
+        for padding in range(len("BEGIN COMMIT") * 2):
+            opened.append(client := psycopg.connect(pipeline.source_dsn, autocommit=True))
+            answers = f"select repeat('x', {padding}); " + "begin; commit; " * 100_000
+            client.pgconn.nonblocking = 0
+            client.pgconn.send_query(f"{answers} begin; {statement}; commit".encode())
+            while not (seen := pipeline.app.execute(state, (client.info.backend_pid,)).fetchone()) or not seen[0]:
+                pass
+            if seen[1]:
+                return client
+            client.close()
+        raise AssertionError("no answer to a commit was the one that did not fit")
+
+    yield send
+    for each in opened:
+        each.close()
+
+
+def test_a_transaction_that_begins_later_in_the_same_message_holds_the_mark(
+    pipeline: Pipeline, unread: Callable[[str], psycopg.Connection]
+) -> None:
+    """`psql -c` and drivers send several transactions at once: `now()` of each is when the message came."""
+    spec = pipeline.spec(overlap="0.001 seconds")
+    pipeline.run(spec)
+    client = unread("insert into orders values (1, 1)")
+    pipeline.run(spec)
+    while client.pgconn.get_result():
+        pass
     pipeline.run(spec)
     pipeline.assert_equal()
 

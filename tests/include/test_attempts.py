@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -66,6 +67,34 @@ def test_an_older_snapshot_never_replaces_a_newer_row(pipeline: Pipeline) -> Non
     pipeline.beside().run(spec, run_id="fast")
     result = pipeline.load(spec, slow)
     assert result.rows_updated == 0
+    pipeline.assert_equal()
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+def test_a_load_that_waited_for_a_newer_one_sees_it_whatever_the_servers_default(
+    pipeline: Pipeline, isolation: str
+) -> None:
+    """A snapshot older than the table's lock lacks what its holder loaded; who wrote no row causes no conflict."""
+    database = sql.Identifier(pipeline.warehouse.info.dbname)
+    alter = sql.SQL("alter database {} set default_transaction_isolation = {}")
+    pipeline.warehouse.execute(alter.format(database, isolation))
+    slow, fast = pipeline.beside(), pipeline.beside()
+    spec = pipeline.spec()
+    pipeline.insert(1)
+    slow.run(spec)
+    was = pipeline.app.execute("select amount, updated_at from orders").fetchone()
+    pipeline.app.execute("update orders set amount = 7, updated_at = now()")
+    old = slow.extract(spec, run_id="slow")
+    pipeline.app.execute("update orders set amount = %s, updated_at = %s", was)
+    new = fast.extract(spec, run_id="fast")
+    waiting = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and pid = %s"
+    with ThreadPoolExecutor(1) as beside:
+        with fast.warehouse.transaction():
+            fast.load(spec, new)
+            result = beside.submit(slow.load, spec, old)
+            while not pipeline.warehouse.execute(waiting, (slow.warehouse.info.backend_pid,)).fetchone():
+                assert not result.done()
+        assert result.result().rows_updated == 0
     pipeline.assert_equal()
 
 
