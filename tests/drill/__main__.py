@@ -23,6 +23,9 @@ def main() -> int:
     seed = os.environ.get("SEED") or str(random.SystemRandom().randrange(10**9))
     minutes = float(os.environ.get("MINUTES") or DEFAULT_MINUTES)
     only = os.environ.get("SCHEDULE") or None
+    if 60 * minutes <= MUTANTS_SECONDS:
+        print(f"error: MINUTES={minutes:g} is for the mutants alone; write 2 or more", file=sys.stderr)
+        return 1
     folder = Path(tempfile.mkdtemp(prefix="elt-drill-"))
     folder.chmod(0o755)  # the servers run as another user where we are root
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -55,6 +58,8 @@ async def _drill(folder: Path, seed: str, minutes: float, only: str | None) -> i
             names = " ".join(spec.table for spec in schedule.specs)
             print(f"schedule {number:>3}  {report.kills(tally):>5} kills so far  {'; '.join(found) or 'ok'}  ({names})")
             number += 1 if only is None else 0
+        if not tally.schedules:
+            tally.violations.append("no schedule was played: the machine is too slow for so few MINUTES=")
         for name, plan in MUTANTS.items():
             started = time.monotonic()
             found = await Schedule(world, f"{seed}/{name}", plan, Tally()).play()
