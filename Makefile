@@ -111,6 +111,7 @@ dbt-test: setup ## run the data tests and the unit tests (SELECT= VARS=)
 
 docs: setup ## write dbt's documentation site to .local/dbt
 	@$(LOCAL) exec dbt docs generate --static --project-dir dbt --profiles-dir dbt
+	@echo "Open $${ELT_STATE:-.local}/dbt/static_index.html"
 
 ## Work on it
 .PHONY: test test-containers prove bench bench-tools lint fix lock
@@ -141,6 +142,7 @@ lint: setup ## check Python and its types, SQL, workflows and the compose file; 
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
 
 fix: setup ## format Python and SQL
+	$(BIN)/isort --quiet .
 	$(BIN)/black .
 	$(LOCAL) exec sqlfluff fix --disable-progress-bar dbt
 	$(BIN)/sqlfluff fix --disable-progress-bar --templater placeholder include deploy

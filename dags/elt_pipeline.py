@@ -19,8 +19,8 @@ data or the model, then clear that one task: it and what depends on it run again
 
 from datetime import datetime
 
-from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, Param
 from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, Param
 
 from include.dbt_project import MODELS_DIR
 from include.rendering import render_pipeline
@@ -30,6 +30,7 @@ TABLES = [spec.name for spec in load_specs(MODELS_DIR)]
 
 with DAG(
     dag_id="elt_pipeline",
+    description="Copies every source table into the warehouse, then builds and tests the dbt project on them.",
     doc_md=__doc__,
     schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
     start_date=datetime(2024, 1, 1),
@@ -40,12 +41,22 @@ with DAG(
     default_args={"owner": "data-engineering", "retries": 3},
     params={
         "tables": Param(TABLES, type="array", examples=TABLES, description="Tables to extract and load."),
-        "window_start": Param(None, type=["null", "string"], format="date-time", description="First instant to read."),
+        "window_start": Param(
+            None,
+            type=["null", "string"],
+            format="date-time",
+            description="First instant to read; UTC unless it names a zone. Give both bounds or neither.",
+        ),
         "window_end": Param(
-            None, type=["null", "string"], format="date-time", description="First instant not to read."
+            None,
+            type=["null", "string"],
+            format="date-time",
+            description="First instant not to read; UTC unless it names a zone.",
         ),
         "full_refresh": Param(False, type="boolean", description="Read every row and rebuild incremental models."),
-        "dbt_select": Param(None, type=["null", "string"], description="dbt selection, such as `+fct_sales tag:x`."),
+        "dbt_select": Param(
+            None, type=["null", "string"], description="dbt selection, such as `+fct_sales path:models/staging`."
+        ),
         "dbt_vars": Param({}, type="object", description="dbt variables; the project is then parsed in each task."),
     },
 ) as dag:

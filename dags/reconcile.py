@@ -30,6 +30,7 @@ TABLES = [spec.name for spec in load_specs(MODELS_DIR)]
 
 with DAG(
     dag_id="reconcile",
+    description="Compares every row of source and raw, and reads again what differs where that is asked for.",
     doc_md=__doc__,
     schedule=CronDataIntervalTimetable("@weekly", timezone="UTC"),
     start_date=datetime(2024, 1, 1),

@@ -27,6 +27,7 @@ TABLES = [spec.name for spec in load_specs(MODELS_DIR)]
 
 with DAG(
     dag_id="rewind",
+    description="Has the next run read a table again, from an instant or a past run on.",
     doc_md=__doc__,
     schedule=None,
     start_date=datetime(2024, 1, 1),

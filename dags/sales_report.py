@@ -30,6 +30,7 @@ def report() -> str:
 
 with DAG(
     dag_id="sales_report",
+    description="Revenue by month and category, each time the marts are built and tested.",
     doc_md=__doc__,
     schedule=[Asset("marts")],
     start_date=datetime(2024, 1, 1),

@@ -50,7 +50,7 @@ def plan(given: argparse.Namespace) -> int:
 
 
 def reconcile(given: argparse.Namespace) -> int:
-    """Compare tables with their sources, each of them whatever the others have; 1 if one is not what it should be."""
+    """Compare each chosen table, going on after a failure; exit code 1 if any differs."""
     run_id, failed = f"make_{datetime.now(UTC):%Y%m%dT%H%M%S.%f}", 0
     for spec in _chosen(given):
         try:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import structlog
 from airflow.sdk import Variable, get_current_context, task
-from airflow.sdk.exceptions import AirflowSkipException
 
 from include.batch import to_text
 from include.catalog import estimated_rows, source_columns
@@ -18,7 +15,15 @@ from include.reconcile import reconcile, repair
 from include.rewind import rewind_mark
 from include.sources import TableSpec
 from include.state import ledger
-from include.tasks import WAREHOUSE, no_retry_for_terminal_errors, session, show_watermark, spec_of
+from include.tasks import (
+    WAREHOUSE,
+    Variables,
+    no_retry_for_terminal_errors,
+    session,
+    show_watermark,
+    skip_unless_chosen,
+    spec_of,
+)
 from include.watermark import next_window
 
 log = structlog.get_logger(__name__)
@@ -32,8 +37,7 @@ def reconcile_table(table: str) -> str | None:
         The table's name if it was repaired.
     """
     context = get_current_context()
-    if table not in context["params"]["tables"]:
-        raise AirflowSkipException(f"{table} is not among the tables chosen for this run")
+    skip_unless_chosen(context, table)
     with no_retry_for_terminal_errors():
         spec, run_id = spec_of(table), context["run_id"]
         text, is_repaired = check(spec, run_id, may_repair=context["params"]["repair"])
@@ -82,17 +86,17 @@ def check(spec: TableSpec, run_id: str, *, may_repair: bool) -> tuple[str, bool]
     return text, True
 
 
-def rewind(spec: TableSpec, to: str, variables: Any) -> str:
+def rewind(spec: TableSpec, to: str, variables: Variables) -> str:
     """Set a table's watermark back; what the next run will read, as a sentence.
 
     Args:
         spec: The table.
         to: See `rewind_mark`.
-        variables: Airflow's Variables: the SDK's inside a task, the model outside.
+        variables: Where the watermark is set.
     """
     with session(WAREHOUSE) as warehouse, session(spec.source, read_only=True) as source:
         mark = to_text(rewind_mark(warehouse, spec, to))
-        # A load that died before it showed its watermark must not be taken for the reason of the lower value.
+        # Else the next run takes the lower value for an unpublished load and ignores it.
         ledger.mark_published(warehouse, spec)
         show_watermark(spec, mark, variables, before=variables.get(spec.watermark_key, None))
         last, horizon = ledger.standing_mark(warehouse, spec), read_horizon(source, spec.source)
@@ -103,7 +107,7 @@ def rewind(spec: TableSpec, to: str, variables: Any) -> str:
     return said
 
 
-def plan(specs: list[TableSpec], variables: Any) -> list[Plan]:
+def plan(specs: list[TableSpec], variables: Variables) -> list[Plan]:
     """What the next run would do with each table; every session refuses to write."""
     plans = []
     with session(WAREHOUSE, read_only=True) as warehouse:

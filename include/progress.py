@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 ENDED = ("success", "failed", "skipped", "upstream_failed")
 
@@ -36,6 +36,17 @@ class Task:
     @property
     def is_model(self) -> bool:
         return self.operator in ("DbtRun", "DbtSnapshot", "DbtSeed")
+
+
+class Load(Protocol):
+    """What one load moved: a `LoadResult`, or a row of the ledger."""
+
+    source: str
+    table_name: str
+    mode: str
+    rows_extracted: int
+    rows_inserted: int
+    rows_updated: int
 
 
 class Console:
@@ -68,13 +79,8 @@ class Console:
             self.step(f"{'–' if task.state == 'skipped' else '✓'} {task.name}  {task.seconds:.1f}s")
         self.status(f"{sum(each.state in ENDED for each in tasks)} of {len(tasks)} tasks, {task.name}")
 
-    def report(self, tasks: list[Task], loads: Iterable[Any]) -> None:
-        """The result of a run: what each load moved, and how many models and tests passed.
-
-        Args:
-            tasks: All tasks of the run.
-            loads: `LoadResult`s, or rows of the ledger with the same names.
-        """
+    def report(self, tasks: list[Task], loads: Iterable[Load]) -> None:
+        """The result of a run, of which these are all tasks: what was moved, and how many models and tests passed."""
         self.line()
         self.line(f"{'table':<22}{'mode':<13}{'rows read':>10}{'inserted':>10}{'updated':>10}{'rows/s':>10}")
         for row in loads:

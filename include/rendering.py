@@ -59,7 +59,7 @@ PROFILE = ProfileConfig(
 
 @contextmanager
 def _no_garbage() -> Iterator[None]:
-    """Let Python look for no garbage: all that is made meanwhile lives on, and would be looked through each time."""
+    """Garbage collection off: rendering creates no garbage, and each collection walks all tasks."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -136,9 +136,9 @@ class _Pipeline:
         self.nodes: dict[str, Any] = {**graph["nodes"], **graph["sources"]}
         self.tests: dict[str, Any] = graph["tests"]
         self.parents: dict[str, list[str]] = graph["parent_map"]
-        self.first: dict[str, BaseOperator] = {}
-        self.read: dict[str, BaseOperator] = {}
-        self.last: dict[str, BaseOperator] = {}
+        self.first_task: dict[str, BaseOperator] = {}
+        self.reading_task: dict[str, BaseOperator] = {}
+        self.last_task: dict[str, BaseOperator] = {}
         self.groups: dict[str, TaskGroup] = {}
         self.horizons: dict[str, Any] = {}
         self.task_args: dict[str, Any] = {}
@@ -159,8 +159,8 @@ class _Pipeline:
                 begun = begin(name, self.horizons[source])
                 batch = extract_range.expand(part=begun) if begin is cut else begun
                 loaded = load(name, batch)
-        self.first[node.unique_id], self.last[node.unique_id] = begun.operator, loaded.operator
-        self.read[node.unique_id] = batch.operator
+        self.first_task[node.unique_id], self.last_task[node.unique_id] = begun.operator, loaded.operator
+        self.reading_task[node.unique_id] = batch.operator
         return group
 
     def add_node(self, node: DbtNode, task_args: dict[str, Any]) -> TaskGroup | None:
@@ -172,7 +172,7 @@ class _Pipeline:
         task_id, operator = OPERATORS[node.resource_type]
         with self._layer(layer), self._group(node.unique_id, name) as group:
             task = operator(**_arguments(self.nodes[node.unique_id]), **task_args, task_id=task_id)
-        self.first[node.unique_id] = self.last[node.unique_id] = task
+        self.first_task[node.unique_id] = self.last_task[node.unique_id] = task
         return group
 
     def add_tests(self) -> None:
@@ -189,10 +189,10 @@ class _Pipeline:
     def _add_test(self, node: dict[str, Any], task_id: str, parents: list[str]) -> None:
         with self.groups[parents[0]] if len(parents) == 1 else self._layer(self._place_of_test(parents)):
             task = DbtTest(**_arguments(node), **self.task_args, task_id=task_id)
-        for neighbour in (parent for parent in parents if parent in self.last):
-            self.last[neighbour] >> task
+        for neighbour in (parent for parent in parents if parent in self.last_task):
+            self.last_task[neighbour] >> task
         for blocked in self._blocked_by(parents):
-            task >> self.first[blocked]
+            task >> self.first_task[blocked]
 
     def order_extracts(self) -> None:
         """Read children before parents: what a foreign key names in an earlier snapshot exists in a later one.
@@ -205,7 +205,7 @@ class _Pipeline:
                     "references form a circle: no order of extraction keeps them all", child=child, parent=parent
                 )
             else:
-                self.read[child] >> self.first[parent]
+                self.reading_task[child] >> self.first_task[parent]
 
     def _references(self) -> Iterator[tuple[str, str]]:
         """(child, parent) of every `relationships` test between two sources."""
@@ -223,16 +223,16 @@ class _Pipeline:
 
     @property
     def sources(self) -> set[str]:
-        return {unique_id for unique_id in self.first if self.nodes[unique_id]["resource_type"] == "source"}
+        return {unique_id for unique_id in self.first_task if self.nodes[unique_id]["resource_type"] == "source"}
 
     def _upstream_extracts(self, unique_id: str) -> set[str]:
-        above = self.first[unique_id].get_flat_relative_ids(upstream=True)
-        return {other for other in self.sources if self.first[other].task_id in above}
+        above = self.first_task[unique_id].get_flat_relative_ids(upstream=True)
+        return {other for other in self.sources if self.first_task[other].task_id in above}
 
     def _blocked_by(self, parents: list[str]) -> Iterator[str]:
         """Nodes that depend on all `parents`, the nearest only: the others wait for those."""
         below = set.intersection(*(self.below[parent] for parent in parents)) if parents else set()
-        return (each for each in below if each in self.first and below.isdisjoint(self.parents[each]))
+        return (each for each in below if each in self.first_task and below.isdisjoint(self.parents[each]))
 
     def _is_wanted(self, group_id: str) -> bool:
         return self.only is None or self.only.startswith(f"{group_id}.")
@@ -258,7 +258,8 @@ class _Pipeline:
         return self.groups[name]
 
     def _group(self, unique_id: str, name: str) -> TaskGroup:
-        self.groups[unique_id] = TaskGroup(name, dag=self.dag)
+        tooltip = self.nodes[unique_id].get("description") or ""
+        self.groups[unique_id] = TaskGroup(name, tooltip=tooltip, dag=self.dag)
         return self.groups[unique_id]
 
     def _test_id(self, node: dict[str, Any], place: str, taken: set[str]) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import psycopg
 import structlog
@@ -114,16 +114,15 @@ def _extraction(table: str, horizon: dict[str, Any] | None) -> Iterator[tuple[Co
         raise AirflowFailException(
             f"the horizon of source {spec.source} was not read: clear {spec.source}.horizon first"
         )
-    if table not in context["params"].get("tables", [table]):
-        raise AirflowSkipException(f"{table} is not among the tables chosen for this run")
+    skip_unless_chosen(context, table)
     with (
         no_retry_for_terminal_errors(),
         session(WAREHOUSE) as warehouse,
         session(spec.source, read_only=True) as source,
     ):
         ledger.ensure(warehouse, spec.raw_schema)
-        # What an earlier attempt of this run staged stays until the run is over: seen from a zombie that wakes up, the
-        # earlier attempt is its own retry, whose rows are about to be loaded.
+        # Rows staged by an earlier attempt of this run stay until the run has ended. Otherwise a frozen attempt that
+        # wakes up would drop what its own retry has staged.
         extractions.discard_leftovers(warehouse, spec, lambda other: _is_over(context, other))
         variable = Variable.get(spec.watermark_key, default=None)
         read = Horizon.from_json(horizon)
@@ -202,13 +201,21 @@ def _publish_watermark(warehouse: Connection, spec: TableSpec, result: LoadResul
     ledger.mark_published(warehouse, spec)
 
 
-def show_watermark(spec: TableSpec, value: str, variables: Any, before: str | None) -> None:
+class Variables(Protocol):
+    """Airflow's Variables: the SDK's class inside a task, the model outside."""
+
+    def get(self, key: str, default: str | None, /) -> str | None: ...
+
+    def set(self, key: str, value: str, description: str, /) -> None: ...
+
+
+def show_watermark(spec: TableSpec, value: str, variables: Variables, before: str | None) -> None:
     """Set the Variable of a table's watermark, and read it back.
 
     Args:
         spec: The table.
         value: The watermark.
-        variables: The SDK's class of Variables, or the model's.
+        variables: Where it is set.
         before: What the Variable was.
 
     Raises:
@@ -233,6 +240,12 @@ def _is_over(context: Context, run_id: str) -> bool:
         return False
 
 
+def skip_unless_chosen(context: Context, table: str) -> None:
+    """Skip the task if the run was asked for other tables."""
+    if table not in context["params"].get("tables", [table]):
+        raise AirflowSkipException(f"{table} is not among the tables chosen for this run")
+
+
 def spec_of(name: str) -> TableSpec:
     """The table called `source.table`.
 
@@ -247,6 +260,7 @@ def spec_of(name: str) -> TableSpec:
 
 @contextmanager
 def session(conn_id: str, *, read_only: bool = False) -> Iterator[Connection]:
+    """A pinned session through an Airflow connection; what the connection's extra says wins over our defaults."""
     hook = PostgresHook(postgres_conn_id=conn_id)
     extra = {"application_name": "elt_pipeline", **KEEPALIVE, **hook.connection.extra_dejson}
     hook.connection.extra = json.dumps(extra)
@@ -256,6 +270,7 @@ def session(conn_id: str, *, read_only: bool = False) -> Iterator[Connection]:
 
 @contextmanager
 def no_retry_for_terminal_errors() -> Iterator[None]:
+    """Fail the task at once, without its retries, where another attempt would meet the same error."""
     try:
         yield
     except (TerminalError, *REFUSALS) as error:

@@ -15,8 +15,8 @@ from airflow.sdk import DAG, CronDataIntervalTimetable
 from cosmos.operators.local import DbtRunLocalOperator, DbtSnapshotLocalOperator, DbtTestLocalOperator
 
 from include.dbt_project import MODELS_DIR, graph_path
-from include.sources import load_specs
 from include.local.environment import ROOT
+from include.sources import load_specs
 
 EXPECTED = Path(__file__).with_name("expected_task_ids.txt")
 
@@ -146,11 +146,18 @@ def test_a_repair_does_not_queue_a_run_of_a_paused_dag(bag: DagBag) -> None:
         bag.dags["reconcile"].get_task("rebuild").execute({"ti": paused})
 
 
+def test_a_group_says_what_its_node_is(dag: DAG, manifest: dict[str, Any]) -> None:
+    described = {group.tooltip for group in dag.task_group_dict.values()}
+    for node in (*manifest["sources"].values(), *manifest["nodes"].values()):
+        if node["resource_type"] != "test":
+            assert node["description"] and node["description"] in described, node["unique_id"]
+
+
 def test_policies_of_every_dag(bag: DagBag) -> None:
     for dag in bag.dags.values():
         assert (
-            dag.doc_md and dag.tags and dag.max_active_runs == 1
-        ), f"{dag.dag_id}: needs doc_md, tags, max_active_runs=1"
+            dag.description and dag.doc_md and dag.tags and dag.max_active_runs == 1
+        ), f"{dag.dag_id}: needs description, doc_md, tags, max_active_runs=1"
         for task in dag.tasks:
             assert task.owner != "airflow", f"{dag.dag_id}.{task.task_id}: name an owner in default_args"
             assert (task.retries, task.retry_delay) == (3, timedelta(minutes=5)), f"{dag.dag_id}.{task.task_id}"

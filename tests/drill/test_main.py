@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.drill import attempt, mutants, world
 from tests.drill import __main__ as drill
+from tests.drill import attempt, mutants, world
 
 
 @pytest.mark.parametrize("minutes", ["0", "1", "1.25"])

@@ -94,7 +94,6 @@ def test_what_it_writes_loads_and_builds_and_passes_its_tests(billing: Pipeline,
         if spec.source == "crm":
             billing.run(spec)
     environment = {**os.environ, **profile_environment(billing.warehouse_dsn), "DBT_TARGET_PATH": str(root / "target")}
-    environment |= {"DBT_HOST": "127.0.0.1"} if not environment.get("DBT_HOST") else {}
     command = [sys.executable, "-m", "dbt.cli.main", "build", "--select", "source:crm+", "--no-use-colors"]
     folders = [
         "--project-dir",
