@@ -14,7 +14,7 @@ from benchmarks.installation import open_project
 from benchmarks.loads import deltas, first_loads, left_out
 from benchmarks.measure import BenchError
 from benchmarks.published import PLOT, README, RESULTS, publish
-from benchmarks.report import Sample, medians, table, write_csv
+from benchmarks.report import Sample, is_dirty, medians, table, write_csv
 from benchmarks.shop import open_shop
 from include.local.environment import ROOT
 
@@ -31,6 +31,10 @@ def main() -> int:
             f"error: ONLY names {', '.join(sorted(unknown))}; there are {', '.join([*LOADS, *GRAPHS])}", file=sys.stderr
         )
         return 1
+    results = Path(os.environ.get("RESULTS") or RESULTS)
+    if results == RESULTS and is_dirty():
+        print("error: README shows what a commit took: commit first, or write elsewhere with RESULTS=", file=sys.stderr)
+        return 1
     samples: list[Sample] = []
     try:
         with tempfile.TemporaryDirectory(prefix="elt-bench-") as folder:
@@ -43,12 +47,11 @@ def main() -> int:
     lines = medians(samples)
     print(table(lines))
     print(*verdicts({(line.task, line.size, line.contender): line.seconds for line in lines}), sep="\n")
-    results = Path(os.environ.get("RESULTS") or RESULTS)
     held = write_csv(lines, results)
     print(f"written to {results}")
     if results == RESULTS:
         publish(held)
-        print(f"{PLOT.relative_to(ROOT)} and the table in {README.name} are made from it")
+        print(f"{PLOT.relative_to(ROOT)} and the tables in {README.name} are made from it")
     return 0
 
 

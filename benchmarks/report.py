@@ -13,6 +13,10 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.measure import Cost
+from include.local.environment import ROOT
+
+WRITTEN = ("benchmarks/results.csv", "docs/bench.svg", "README.md")
+"""What a run writes in the checkout, from its results alone."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +107,18 @@ def write_csv(lines: list[Median], path: Path) -> list[Median]:
 
 
 def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
+    return _git("describe", "--always").strip() + ("-dirty" if is_dirty() else "")
+
+
+def is_dirty() -> bool:
+    """Whether what is measured differs from its commit. What an earlier run wrote of its results does not count."""
+    return bool(_git("status", "--porcelain", "--", *(f":!{path}" for path in WRITTEN)))
+
+
+def _git(*arguments: str) -> str:
+    """What git says of this checkout; nothing where there is none."""
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout
 
 
 def _machine() -> str:

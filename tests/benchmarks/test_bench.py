@@ -14,7 +14,8 @@ import psycopg
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 
-from benchmarks import loads, tools
+from benchmarks import __main__ as bench
+from benchmarks import loads, report, tools
 from benchmarks.contenders import CONTENDERS, KEYED
 from benchmarks.goals import verdicts
 from benchmarks.graphs import add_same_shape
@@ -149,6 +150,27 @@ def test_goals_are_judged_where_both_sides_were_measured() -> None:
         "met    first load · 5,000,000: 0.80 of first load · 5,000,000 · psql, COPY; at most 0.85",
         "MISSED first load · 5,000,000: 0.50 of first load · 5,000,000 · Sling; at most 0.3",
     ]
+
+
+def test_what_is_not_committed_is_not_published(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RESULTS", raising=False)
+    monkeypatch.setattr(bench, "is_dirty", lambda: True)
+    monkeypatch.setattr(bench, "_measure", lambda *_: pytest.fail("it began"))
+    assert bench.main() == 1
+    assert "commit first, or write elsewhere with RESULTS=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("changed", "expected"), [("docs/bench.svg", False), ("include/plan.py", True)])
+def test_results_of_an_earlier_run_are_no_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str, expected: bool
+) -> None:
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    (tmp_path / changed).parent.mkdir()
+    (tmp_path / changed).touch()
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    assert report.is_dirty() is expected
 
 
 def test_readme_and_plot_show_what_the_results_say() -> None:
