@@ -8,7 +8,14 @@ from typing import Any
 import structlog
 from psycopg import sql
 
-from include.catalog import Column, check_types, raw_columns, relation_of, source_columns
+from include.catalog import (
+    Column,
+    check_types,
+    raw_columns,
+    refuse_cursor_of_elsewhere,
+    relation_of,
+    source_columns,
+)
 from include.errors import DriftError
 from include.sessions import Connection, relation_text
 from include.sources import LOADED_COLUMNS, TableSpec
@@ -79,6 +86,7 @@ def examine(source: Connection, warehouse: Connection, spec: TableSpec, *, reads
         DriftError: it changed in a way that needs a person; carries the statement or command to run.
     """
     columns = source_columns(source, spec)
+    refuse_cursor_of_elsewhere(source, spec)
     shape = shape_of(source, spec, columns)
     labels = check_types(source, warehouse, spec, columns)
     raw = raw_columns(warehouse, spec)

@@ -14,7 +14,7 @@ from psycopg import sql
 from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedTable
 from psycopg.rows import class_row
 
-from include.batch import Batch, Horizon, Part, Staged, Window
+from include.batch import Batch, Horizon, Part, Staged, Window, to_text
 from include.buckets import WHOLE, Buckets
 from include.catalog import Column, check_types, source_columns
 from include.drift import Drift, examine, shape_of
@@ -107,7 +107,7 @@ def begin_extraction(source: Connection, warehouse: Connection, request: Request
         window_start=window.lower,
         window_end=window.upper,
         horizon=request.horizon.at,
-        mark=window.mark if spec.cursor else None,
+        mark=_mark(spec, request, window, ticket.started_at) if spec.cursor else None,
         watermark_before=request.watermark_before,
         started_at=ticket.started_at,
         shape=_digest(found.shape),
@@ -208,6 +208,18 @@ def _follow(warehouse: Connection, spec: TableSpec, drift: Drift, window: Window
         log.warning("columns were rewritten: the table is read whole", table=spec.name, columns=drift.rewritten)
         return Window("full", None, None, window.mark)
     return window
+
+
+def _mark(spec: TableSpec, request: Request, window: Window, now: datetime) -> datetime | None:
+    """The window's mark, but no later than the warehouse's clock `now`: the source's may be ahead, and corrected."""
+    if request.horizon.read_at - now > spec.overlap:
+        log.warning(
+            "the source's clock is ahead of the warehouse's, which the watermark does not pass",
+            table=spec.name,
+            source=to_text(request.horizon.read_at),
+            warehouse=to_text(now),
+        )
+    return window.mark and min(window.mark, now)
 
 
 def take_snapshot(source: Connection, spec: TableSpec) -> _Snapshot:

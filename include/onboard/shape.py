@@ -9,6 +9,7 @@ from typing import Any
 
 from psycopg.rows import dict_row
 
+from include.catalog import filled_elsewhere
 from include.errors import ConfigError
 from include.sessions import Connection, relation_text
 from include.sources import LOADED_COLUMNS
@@ -45,7 +46,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A source table and what `make onboard` makes of it."""
+    """A source table and what `make onboard` makes of it; `filled_elsewhere` as the catalog's function says it."""
 
     source: str
     schema: str
@@ -55,6 +56,7 @@ class Table:
     key: tuple[str, ...]
     indexed: frozenset[str]
     foreign_keys: dict[str, tuple[str, str, str]]
+    filled_elsewhere: str | None = None
 
     @cached_property
     def name(self) -> str:
@@ -84,6 +86,8 @@ class Table:
     @cached_property
     def cursor(self) -> str | None:
         """The column to read from a watermark on: its name promises it, it has a time zone and is never NULL."""
+        if self.filled_elsewhere:
+            return None
         found = [each.name for each in self._stamps if "with time zone" in each.type and each.is_not_null]
         return min(found, key=lambda name: (name not in self.indexed, name)) if found else None
 
@@ -111,6 +115,8 @@ class Table:
         said = []
         if not self.key:
             said.append("no primary key and no unique index over NOT NULL columns: all rows are replaced in every run")
+        elif self.filled_elsewhere:
+            said.append(f"{self.filled_elsewhere}, and no cursor shows when its rows appear: every run reads all of it")
         elif not self.cursor:
             why = [f"{each.name} is {each.type}{'' if each.is_not_null else ', nullable'}" for each in self._stamps]
             said.append(
@@ -173,4 +179,5 @@ def read_table(connection: Connection, source: str, schema: str, identifier: str
             each["column_name"]: (each["parent_schema"], each["parent_table"], each["parent_column"])
             for each in found["foreign_keys"]
         },
+        filled_elsewhere=filled_elsewhere(connection, schema, identifier),
     )

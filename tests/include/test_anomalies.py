@@ -11,8 +11,8 @@ import pytest
 from psycopg import sql
 from structlog.testing import capture_logs
 
-from include.batch import Window
-from include.errors import TerminalError
+from include.batch import Horizon, Window, to_text
+from include.errors import ConfigError, TerminalError
 from include.extract.horizon import read_horizon
 from include.load import publish
 from include.local.servers import EmbeddedPostgres
@@ -207,6 +207,74 @@ def test_a_reader_sees_raw_before_or_after_a_load_never_between(
     pipeline.load(spec, batch)
     look()
     assert seen == [100, 50]
+
+
+def test_a_source_clock_that_was_ahead_and_is_corrected_leaves_no_row_behind(pipeline: Pipeline) -> None:
+    """What is stamped after the correction lies below the instant that the clock had shown."""
+    spec = pipeline.spec(overlap="0.001 seconds")
+    ahead, later = (pipeline.horizon().read_at + timedelta(seconds=seconds) for seconds in (3600, 1))
+    with capture_logs() as logs:
+        mark = pipeline.run(spec, horizon=Horizon(ahead, ahead)).mark
+    [warning] = [line for line in logs if line["event"].startswith("the source's clock is ahead")]
+    assert warning["source"] == to_text(ahead) and mark and warning["warehouse"] == to_text(mark)
+    pipeline.insert(1)
+    pipeline.run(spec, horizon=Horizon(later, later))
+    pipeline.assert_equal()
+
+
+FOREIGN = "create foreign data wrapper w; create server s foreign data wrapper w; create foreign table "
+SUBSCRIBE = (
+    "create subscription s connection 'COPIED' publication p"
+    " with (enabled = false, create_slot = false, slot_name = none)"
+)
+
+
+@pytest.mark.parametrize(
+    ("create", "filled"),
+    [
+        ("create materialized view t as table orders", "public.t is a materialized view"),
+        ("create materialized view m as table orders; create view t as table m", "public.m is a materialized view"),
+        (FOREIGN + "t (id bigint, updated_at timestamptz) server s", "public.t is a foreign table"),
+        (
+            "create table t (id bigint, updated_at timestamptz) partition by hash (id);"
+            f"{FOREIGN} f partition of t for values with (modulus 1, remainder 0) server s",
+            "public.f is a foreign table",
+        ),
+        (
+            "create table r (id bigint primary key, updated_at timestamptz); create view t as table r;" + SUBSCRIBE,
+            "public.r is filled by a subscription",
+        ),
+        (
+            "create table r (id bigint primary key, updated_at timestamptz) partition by hash (id);"
+            "create table t partition of r for values with (modulus 1, remainder 0);" + SUBSCRIBE,
+            "public.t is filled by a subscription",
+        ),
+    ],
+    ids=["materialized view", "view of one", "foreign table", "partition", "subscription", "partition of one"],
+)
+@pytest.mark.parametrize("mode", ["incremental", "append"])
+def test_a_cursor_of_rows_that_no_transaction_here_writes_is_refused(
+    pipeline: Pipeline, create: str, filled: str, mode: str
+) -> None:
+    """They appear at a refresh, or when another server's transaction ends, with cursors that a run has passed."""
+    pipeline.warehouse.execute("create table public.r (id bigint); create publication p for table public.r")
+    for statement in create.replace("COPIED", pipeline.warehouse_dsn).split(";"):
+        pipeline.app.execute(statement)
+    with pytest.raises(ConfigError, match=f"{filled}: .*add `deletes: soft`.*or set `mode: full`"):
+        pipeline.extract(pipeline.spec("t", mode=mode))
+    assert pipeline.raw("select count(*) from _elt.extraction") == [(0,)]
+
+
+def test_a_materialized_view_whose_keys_are_compared_loses_no_row(pipeline: Pipeline) -> None:
+    pipeline.insert(1)
+    pipeline.app.execute("create materialized view recent as table orders")
+    spec = pipeline.spec("recent", deletes="soft", overlap="0.001 seconds")
+    pipeline.run(spec)
+    pipeline.insert(2)
+    pipeline.run(spec)
+    pipeline.app.execute("refresh materialized view recent")
+    assert pipeline.run(spec).rows_inserted == 1
+    pipeline.assert_equal(table="recent")
 
 
 def test_a_transaction_of_another_database_does_not_hold_the_mark(pipeline: Pipeline) -> None:

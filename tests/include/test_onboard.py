@@ -198,6 +198,19 @@ def test_a_person_is_told_what_to_look_at(billing: Pipeline) -> None:
     assert "no primary key" in remarks["audit_log"]
 
 
+def test_a_table_that_is_filled_elsewhere_gets_no_cursor(billing: Pipeline) -> None:
+    """Its key would do for an upsert; what a foreign server commits late would be missed."""
+    billing.app.execute(
+        "create foreign data wrapper w; create server s foreign data wrapper w;"
+        "create foreign table billing.far () inherits (billing.accounts) server s"
+    )
+    [accounts] = tables(billing, "accounts")
+    assert accounts.extract == {"key": ["id"], "mode": "full", "deletes": "soft", "schema": "billing"}
+    assert accounts.remarks == [
+        "billing.far is a foreign table, and no cursor shows when its rows appear: every run reads all of it"
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("OrderItems", "order_items"), ("Audit Log", "audit_log"), ("1st", "t_1st"), ("ünï", "n"), ("%", "t")],

@@ -106,6 +106,7 @@ def test_a_view_is_not_asked_for_an_index(pipeline: Pipeline) -> None:
         ("drop table orders", "does not exist in database"),
         ("alter table orders rename updated_at to changed", "column 'updated_at' does not exist"),
         ("create type mood as enum ('x'); alter table orders add m public.mood", "the warehouse has no type"),
+        ("drop table orders; create materialized view orders as select now() updated_at, 1 id", "add `deletes: soft`"),
     ],
 )
 def test_what_would_stop_the_run_is_a_problem(pipeline: Pipeline, change: str, problem: str) -> None:
