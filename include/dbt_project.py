@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from include.errors import ConfigError
+from include.files import write_whole
 
 if TYPE_CHECKING:
     from dbt.contracts.graph.manifest import Manifest
@@ -167,6 +168,4 @@ def _write_graph(target: Path) -> None:
             unique_id: {name: node[name] for name in names if name in node}
             for unique_id, node in manifest[part].items()
         }
-    fresh = target / "graph.json.new"
-    fresh.write_text(json.dumps(graph, sort_keys=True), encoding="utf-8")
-    fresh.replace(target / "graph.json")
+    write_whole(target / "graph.json", json.dumps(graph, sort_keys=True), is_private=False)

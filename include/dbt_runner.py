@@ -1,6 +1,8 @@
 """dbt in this process, asked once a task: what it would do again each time is done once, or not at all.
 
 Importing dbt takes a second; this module is imported where dbt is about to run, and before forks.
+
+What is replaced below is dbt-core 1.11's. Each says when it may go.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ def invoke(command: list[str], folder: str, manifest: Manifest | None) -> dbtRun
 
 
 # A task's process ends without cleaning up. Locks of this kind end with it; those of dbt's own kind, which is for
-# processes that dbt never starts, would be reported as leaked in the last line of every task's log.
+# processes that dbt never starts, would be reported as leaked in the last line of every task's log. Unnecessary once
+# dbt makes no such lock in a run of one thread.
 dbt.mp_context._MP_CONTEXT = multiprocessing.get_context("fork")
 
 # dbt's own switch to keep what depends on nothing but a text or the installed packages: parsed macros, plugins.
@@ -57,7 +60,10 @@ _compiled: dict[tuple[type, str], CodeType] = {}
 
 
 def _compile_once(environment: MacroFuzzEnvironment, source: str) -> CodeType:
-    """dbt makes an environment for each text it renders, the profile's entries for instance, and so keeps none."""
+    """dbt makes an environment for each text it renders, the profile's entries for instance, and so keeps none.
+
+    Unnecessary once it keeps compiled templates.
+    """
     key = type(environment), source
     if key not in _compiled:
         _compiled[key] = _compile(environment, source)
@@ -70,7 +76,10 @@ _run_hooks = RunTask.safe_run_hooks
 
 
 def _run_hooks_if_any(task: RunTask, adapter: Any, hook_type: Any, extra_context: dict[str, Any]) -> RunStatus:
-    """dbt opens a connection before and after each node, before it looks whether the project has hooks."""
+    """dbt opens a connection before and after each node, before it looks whether the project has hooks.
+
+    Unnecessary once it looks first.
+    """
     return (
         _run_hooks(task, adapter, hook_type, extra_context) if task.get_hooks_by_type(hook_type) else RunStatus.Success
     )
@@ -83,7 +92,10 @@ _created: set[tuple[str, int, Any]] = set()
 
 
 def _create_schemas_once(task: RunTask, adapter: Any, required: set[Any]) -> None:
-    """dbt asks for all schemas of the database before each invocation; here once for a schema, as `dbt build` does."""
+    """dbt asks for all schemas of the database before each invocation; here once for a schema, as `dbt build` does.
+
+    Unnecessary once an invocation can be told that its schemas exist.
+    """
     place = adapter.config.credentials.host, adapter.config.credentials.port
     if missing := {schema for schema in required if (*place, schema) not in _created}:
         _create_schemas(task, adapter, missing)
@@ -97,7 +109,10 @@ _UNSEEN = {EventLevel.DEBUG, EventLevel.TEST}
 
 
 def _fire_if_seen(manager: EventManager, event: Any, level: EventLevel | None = None, *rest: Any, **more: Any) -> None:
-    """dbt writes out fifty events of each node, looking for secrets in them, before it drops them for their level."""
+    """dbt writes out fifty events of each node, looking for secrets in them, before it drops them for their level.
+
+    Unnecessary once it looks at the level first.
+    """
     if (level or event.level_tag()) not in _UNSEEN or any(logger.level in _UNSEEN for logger in manager.loggers):
         _fire_event(manager, event, level, *rest, **more)
 

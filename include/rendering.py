@@ -42,10 +42,12 @@ OPERATORS = {
 """What a node that builds something becomes: the task's id inside the node's group, and its operator."""
 
 # Cosmos 1.15.1 reads the signatures of the same three constructors again for each operator: a quarter of parsing.
+# Unnecessary once it remembers them (tests/include/test_rendering.py asks; as it does for what follows).
 _REMEMBERED = {"signature": cache(inspect.signature), "getfullargspec": cache(inspect.getfullargspec)}
 cosmos_operators.inspect = SimpleNamespace(**{**vars(inspect), **_REMEMBERED})
 
 # Airflow 3.3.2 asks twice an edge for the hash of its DAG, and makes it of all task ids. Equal DAGs have the same name.
+# Unnecessary once it hashes no task ids.
 DAG.__hash__ = lambda dag: hash(dag.dag_id)
 
 _SOURCE_CALL = re.compile(r"""source\(\s*['"](.+?)['"]\s*,\s*['"](.+?)['"]\s*\)""")

@@ -42,7 +42,10 @@ if sys.argv[1:3] == ["dags", "test"]:
     atexit.register(gc.freeze)
 
     def serve_newest_version(app: Cadwyn) -> None:
-        """The run answers the requests of its own tasks; routes for clients of all ten versions take 5 s of CPU."""
+        """The run answers the requests of its own tasks; routes for clients of all ten versions take 5 s of CPU.
+
+        Unnecessary once `airflow dags test` (3.3.2) serves one version.
+        """
         app.router.versioned_routers[bundle.versions[0].value] = app._latest_version_router
         app._cadwyn_initialized = True
 

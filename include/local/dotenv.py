@@ -7,8 +7,8 @@ import re
 import secrets
 from pathlib import Path
 
+from include.files import write_whole
 from include.local.errors import LocalError
-from include.local.files import write_whole
 
 _EMPTY = re.compile(r"^([A-Z_]+)=$", re.MULTILINE)
 

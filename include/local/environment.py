@@ -17,17 +17,17 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 from psycopg.pq import Conninfo
 
 from include.dbt_project import profile_environment
+from include.files import write_whole
 from include.local.databases import ROLES, SOURCE, WAREHOUSE
 from include.local.dotenv import parse_env_file
 from include.local.errors import LocalError
-from include.local.files import write_whole
 from include.local.servers import EmbeddedPostgres
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 BIN_DIR = ROOT / ".venv" / "bin"
 
-PATIENCE = 300
+PARSE_SECONDS = 300
 """Seconds that Airflow waits for a DAG file: dbt's first parse of a large project takes part of it, and stopped by
 Airflow's own 30 it would begin anew each time."""
 
@@ -181,7 +181,7 @@ def airflow_settings(here: Installation, api_port: int) -> dict[str, str]:
             "dags_folder": str(ROOT / "dags"),
             "plugins_folder": str(ROOT / "plugins"),
             "load_examples": "False",
-            "dagbag_import_timeout": str(PATIENCE),
+            "dagbag_import_timeout": str(PARSE_SECONDS),
             "executor": "LocalExecutor",
             "parallelism": "4",
             "fernet_key": secret["fernet"],
@@ -193,7 +193,7 @@ def airflow_settings(here: Installation, api_port: int) -> dict[str, str]:
         "database": {"sql_alchemy_conn": f"sqlite:///{here.metadata}", "check_migrations": "False"},
         "api": {"host": "127.0.0.1", "port": str(api_port), "secret_key": secret["session"], "expose_config": "False"},
         "api_auth": {"jwt_secret": secret["jwt"]},
-        "dag_processor": {"refresh_interval": "30", "dag_file_processor_timeout": str(PATIENCE + 30)},
+        "dag_processor": {"refresh_interval": "30", "dag_file_processor_timeout": str(PARSE_SECONDS + 30)},
         "cosmos": {"enable_telemetry": "False"},
         "usage_data_collection": {"enabled": "False"},
     }

@@ -25,8 +25,8 @@ from urllib.parse import quote
 import psutil
 import psycopg
 
+from include.files import write_whole
 from include.local.errors import LocalError
-from include.local.files import write_whole
 
 HOST = "127.0.0.1"
 FIRST_PORT = 54329

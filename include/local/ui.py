@@ -11,13 +11,13 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from include.files import write_whole
 from include.local.environment import Installation
 from include.local.errors import LocalError
-from include.local.files import write_whole
 from include.local.servers import HOST, is_free
 
 SERVICES = ("api-server", "scheduler", "dag-processor", "triggerer")
-PATIENCE_SECONDS = 120
+START_SECONDS = 120
 
 
 def serve(here: Installation, environment: dict[str, str], port: int, lock: int) -> None:
@@ -58,7 +58,7 @@ def _start(service: str, environment: dict[str, str], log: Path, lock: int) -> s
 def _wait_until_healthy(here: Installation, children: dict[str, subprocess.Popen[bytes]], port: int) -> None:
     url = f"http://{HOST}:{port}/api/v2/monitor/health"
     components = {"metadatabase", "scheduler", "dag_processor", "triggerer"}
-    end = time.monotonic() + PATIENCE_SECONDS
+    end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         _refuse_dead(here, children)
         try:
@@ -69,7 +69,7 @@ def _wait_until_healthy(here: Installation, children: dict[str, subprocess.Popen
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             pass
         time.sleep(0.5)
-    raise LocalError(f"Airflow was not healthy after {PATIENCE_SECONDS} seconds; the logs are in {here.logs}")
+    raise LocalError(f"Airflow was not healthy after {START_SECONDS} seconds; the logs are in {here.logs}")
 
 
 def _refuse_dead(here: Installation, children: dict[str, subprocess.Popen[bytes]]) -> None:

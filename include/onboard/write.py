@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from psycopg import sql
 
 from include.errors import ConfigError
+from include.files import write_whole
 from include.onboard.shape import Table, slug
 from include.sessions import Connection, relation_text
 from include.sources import TableSpec
@@ -48,9 +49,7 @@ def write(files: dict[Path, str]) -> None:
     """Write all files, each in one step."""
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.new")
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(path)
+        write_whole(path, text, is_private=False)
 
 
 def _refuse_doubles(tables: Sequence[Table], specs: Sequence[TableSpec], folder: Path) -> None:

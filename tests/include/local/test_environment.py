@@ -14,7 +14,6 @@ from include.local import environment as env
 from include.local.environment import Installation, libpq_uri
 from include.local.errors import LocalError
 
-
 OWN = "postgresql://me:pw@db.example:5432/mine"
 
 
