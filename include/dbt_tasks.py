@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.postgres.hooks.postgres import PostgresHook
-from airflow.sdk import BaseHook, Context
+from airflow.sdk import BaseHook, Context, get_current_context
 from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 CONNECTIONS = ("warehouse_dbt", "warehouse")
 """Connections dbt may use, best first: a role of its own, else the one that loads."""
+
+FAILING_ROWS = "failing_rows"
+"""XCom of a test that failed: the table in which dbt keeps the rows."""
 
 TRANSIENT = re.compile(
     "could not connect|connection (refused|timed out|reset|to server)|server closed|terminating connection"
@@ -141,6 +144,8 @@ class DbtTest(_InProcess, DbtTestLocalOperator):
         failed = [] if result.exception else [each for each in result.result.results if each.status == "fail"]
         for each in failed:
             rows = each.node.relation_name
+            if rows:
+                get_current_context()["ti"].xcom_push(FAILING_ROWS, each.node.alias)
             raise AirflowFailException(
                 f"dbt test {each.node.name} failed: {each.message}"
                 + (f"; the rows: select * from {rows}" if rows else "")

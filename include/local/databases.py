@@ -13,7 +13,7 @@ from include.local.servers import EmbeddedPostgres
 SOURCE, WAREHOUSE = "shop", "warehouse"
 ADMIN = "warehouse_admin"
 """The person at the keyboard: reads all of the warehouse, and may repair it as the loader and as dbt."""
-ROLES = ("shop_app", "shop_reader", "raw_loader", "dbt_transformer", "bi_reader", ADMIN)
+ROLES = ("shop_app", "shop_reader", "raw_loader", "dbt_transformer", "bi_reader", "elt_watcher", ADMIN)
 
 
 def require_tables(uri: str, source: str) -> None:

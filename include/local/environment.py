@@ -71,14 +71,16 @@ class Installation:
         return EmbeddedPostgres(self.state / "postgres", port)
 
     def secrets(self) -> dict[str, str]:
-        """Generated passwords and keys, made once and readable by their owner alone."""
+        """Generated passwords and keys, each made once and readable by their owner alone."""
         path = self.state / "credentials.json"
-        if not path.exists():
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        made = {name: secrets.token_urlsafe(18) for name in (*ROLES, "admin", "jwt", "session")}
+        made["fernet"] = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+        if made.keys() - kept.keys():
             self.state.mkdir(parents=True, exist_ok=True)
-            made = {name: secrets.token_urlsafe(18) for name in (*ROLES, "admin", "jwt", "session")}
-            made["fernet"] = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
-            write_whole(path, json.dumps(made, indent=2))
-        return json.loads(path.read_text())
+            kept = made | kept
+            write_whole(path, json.dumps(kept, indent=2))
+        return kept
 
 
 def installation() -> Installation:

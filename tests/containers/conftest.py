@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ ROLES = {
     "dbt_transformer": ("warehouse-db", "warehouse"),
     "bi_reader": ("warehouse-db", "warehouse"),
     "warehouse_admin": ("warehouse-db", "warehouse"),
+    "elt_watcher": ("warehouse-db", "warehouse"),
 }
 """The service and the database that each role works in."""
 
@@ -47,6 +49,16 @@ class Stack:
     @property
     def airflow(self) -> Airflow:
         return Airflow(f"http://127.0.0.1:{self.settings['UI_PORT']}", "admin", self.settings["UI_PASSWORD"])
+
+    def page(self, path: str) -> str:
+        """A page of the UI's server, as the admin sees it."""
+        login = {"username": "admin", "password": self.settings["UI_PASSWORD"]}
+        headers = {"Content-Type": "application/json"}
+        ask = urllib.request.Request(f"{self.airflow.url}/auth/token", json.dumps(login).encode(), headers)
+        with urllib.request.urlopen(ask, timeout=60) as answer:
+            headers["Authorization"] = f"Bearer {json.load(answer)['access_token']}"
+        with urllib.request.urlopen(urllib.request.Request(self.airflow.url + path, headers=headers)) as answer:
+            return answer.read().decode()
 
     def compose(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         """Output of `docker compose …` on this project."""

@@ -73,8 +73,8 @@ def reaches(stack: Stack, service: str, host: str) -> bool:
     return "opened\n" in stack.compose("exec", "-T", service, "python", "-c", script, check=False)
 
 
-@pytest.mark.parametrize("service", ["api-server", "dag-processor"])
-def test_what_runs_no_task_cannot_reach_the_source(stack: Stack, inspected: dict[str, Any], service: str) -> None:
+@pytest.mark.parametrize("service", ["dag-processor", "triggerer"])
+def test_what_asks_no_server_cannot_reach_the_source(stack: Stack, inspected: dict[str, Any], service: str) -> None:
     address = next(iter(inspected["source-db"]["NetworkSettings"]["Networks"].values()))["IPAddress"]
     assert reaches(stack, "scheduler", "source-db") and reaches(stack, "scheduler", address)
     assert not reaches(stack, service, "source-db")
@@ -86,9 +86,9 @@ def test_only_what_runs_tasks_knows_the_databases_passwords(
     stack: Stack, inspected: dict[str, Any], service: str
 ) -> None:
     environment = "\n".join(inspected[service]["Config"]["Env"])
-    roles = ("SHOP_READER", "RAW_LOADER", "DBT_TRANSFORMER")
-    known = {role for role in roles if stack.settings[f"{role}_PASSWORD"] in environment}
-    assert known == (set(roles) if service == "scheduler" else set())
+    of_tasks, of_page = {"SHOP_READER", "RAW_LOADER", "DBT_TRANSFORMER"}, {"ELT_WATCHER"}
+    known = {role for role in of_tasks | of_page if stack.settings[f"{role}_PASSWORD"] in environment}
+    assert known == {"scheduler": of_tasks, "api-server": of_page}.get(service, set())
 
 
 def test_code_belongs_to_root_and_there_is_no_compiler(stack: Stack) -> None:
@@ -116,7 +116,8 @@ def test_no_secret_is_in_a_layer_or_in_the_history(stack: Stack) -> None:
 
 
 def test_nobody_asks_the_api_without_a_token(stack: Stack) -> None:
-    for path in ("/api/v2/dags/elt_pipeline", "/api/v2/connections", "/api/v2/variables", "/api/v2/config"):
+    api = ("/api/v2/dags/elt_pipeline", "/api/v2/connections", "/api/v2/variables", "/api/v2/config")
+    for path in (*api, "/pipeline-health/", "/pipeline-health/tables/shop.orders"):
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(stack.airflow.url + path, timeout=30)
         assert refused.value.code == 401, path

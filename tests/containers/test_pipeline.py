@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
 
 from tests.containers.conftest import DAG_ID, FirstRun, Stack, until
 
@@ -12,6 +13,18 @@ LAST_RUN = f"/dags/{DAG_ID}/dagRuns?limit=1&order_by=-id"
 
 def test_the_marts_equal_the_source(stack: Stack, first_run: FirstRun) -> None:
     assert len(first_run.source) > 4000 and first_run.marts == first_run.source
+
+
+def test_the_health_page_shows_the_run_to_who_is_logged_in(stack: Stack, first_run: FirstRun) -> None:
+    """Through the API server's own role, which sees ledger and open transactions alone."""
+    page = stack.page("/pipeline-health/tables/shop.orders")
+    assert (
+        quote(first_run.run_id, safe="") in page
+        and "never loaded" not in page
+        and "banner" not in page.split("<body>")[1]
+    )
+    overview = stack.page("/pipeline-health/")
+    assert overview.count("/pipeline-health/tables/") == 4 and "nobody</span>" in overview
 
 
 def test_a_scheduler_killed_in_mid_load_loses_nothing(stack: Stack, first_run: FirstRun) -> None:

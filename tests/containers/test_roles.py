@@ -6,11 +6,17 @@ import pytest
 
 from tests.containers.conftest import ROLES, FirstRun, Stack
 
+KEPT_FAILURES = """
+    select count(*) from pg_class
+    where relnamespace = 'dbt_test_failures'::regnamespace and has_table_privilege(oid, 'select')
+"""
+
 ALLOWED = {
     "shop_reader": ["select count(*) from public.orders", "select count(*) from pg_stat_activity"],
     "raw_loader": ["select count(*) from raw_shop.orders", "select count(*) from _elt.load_ledger"],
     "dbt_transformer": ["select count(*) from raw_shop.orders", "select count(*) from marts.fct_sales"],
     "bi_reader": ["select count(*) from marts.fct_sales", "select count(*) from marts.dim_customers"],
+    "elt_watcher": ["select count(*) from _elt.load_ledger", KEPT_FAILURES],
 }
 
 FORBIDDEN = {
@@ -64,6 +70,15 @@ FORBIDDEN = {
         "create schema mine",
         "create temporary table mine ()",
         "set role dbt_transformer",
+    ],
+    "elt_watcher": [
+        "select * from raw_shop.customers",
+        "select * from staging.stg_shop__customers",
+        "select * from marts.dim_customers",
+        "set default_transaction_read_only = off; update _elt.load_ledger set mark = now()",
+        "set default_transaction_read_only = off; create table _elt.mine ()",
+        "set default_transaction_read_only = off; create schema mine",
+        "set role raw_loader",
     ],
 }
 

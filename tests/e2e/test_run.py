@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sqlite3
 from typing import Any
 
 import psycopg
 import pytest
 
+from include.health import read_failing_rows
 from tests.conftest import Checkout
 
 SALES_IN_SOURCE = """
@@ -166,6 +169,10 @@ def test_a_failing_test_fails_at_once_and_names_its_rows(checkout: Checkout, out
     assert "✗ staging.order_amount_equals_its_items" in done.stdout
     assert "select * from" in done.stdout and "dbt_test_failures" in done.stdout
     assert "marts.fct_sales.run" not in done.stdout
+    with sqlite3.connect(here.metadata) as metadata, checkout.warehouse() as warehouse:
+        kept = metadata.execute("select task_id, value from xcom where key = 'failing_rows'").fetchall()
+        assert kept == [("staging.order_amount_equals_its_items", '"order_amount_equals_its_items"')]
+        assert len(read_failing_rows(warehouse, json.loads(kept[0][1])).rows) == 1
     with checkout.source() as source:
         source.execute("update order_items set quantity = quantity - 1 where id = %s", item)
     assert checkout.run("run").returncode == 0

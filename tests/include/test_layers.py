@@ -11,7 +11,7 @@ import pytest
 
 from include.local.environment import ROOT
 
-KNOW_AIRFLOW = {"tasks.py", "rendering.py", "dbt_tasks.py", "maintenance.py", "commands.py"}
+KNOW_AIRFLOW = {"tasks.py", "rendering.py", "dbt_tasks.py", "maintenance.py", "commands.py", "health_page.py"}
 MODULES = sorted((ROOT / "include").rglob("*.py"))
 
 

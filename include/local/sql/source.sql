@@ -1,4 +1,5 @@
--- Rerunnable. The shop's database: its application owns it, the pipeline reads.
+-- Rerunnable. The shop's database: its application owns it, the pipeline reads, the page Pipeline health sees who is in
+-- a transaction.
 do $$
 begin
     if not exists (select from pg_roles where rolname = 'shop_app') then
@@ -7,16 +8,20 @@ begin
     if not exists (select from pg_roles where rolname = 'shop_reader') then
         create role shop_reader login;
     end if;
+    if not exists (select from pg_roles where rolname = 'elt_watcher') then
+        create role elt_watcher login;
+    end if;
 end
 $$;
 
 alter database shop owner to shop_app;
 revoke all on database shop from public;
-grant connect on database shop to shop_reader;
+grant connect on database shop to shop_reader, elt_watcher;
 
 -- To see when other sessions began their transactions: the safe horizon.
-grant pg_read_all_stats to shop_reader;
+grant pg_read_all_stats to shop_reader, elt_watcher;
 grant usage on schema public to shop_reader;
 grant select on all tables in schema public to shop_reader;
 alter default privileges for role shop_app in schema public grant select on tables to shop_reader;
 alter role shop_reader set default_transaction_read_only = on;
+alter role elt_watcher set default_transaction_read_only = on;

@@ -3,7 +3,7 @@ do $$
 declare
     wanted text;
 begin
-    foreach wanted in array array['raw_loader', 'dbt_transformer', 'bi_reader', 'warehouse_admin'] loop
+    foreach wanted in array array['raw_loader', 'dbt_transformer', 'bi_reader', 'warehouse_admin', 'elt_watcher'] loop
         if not exists (select from pg_roles where rolname = wanted) then
             execute format('create role %I login', wanted);
         end if;
@@ -15,7 +15,7 @@ grant raw_loader to warehouse_admin;
 grant dbt_transformer to warehouse_admin;
 revoke all on database warehouse from public;
 revoke all on schema public from public;
-grant connect on database warehouse to raw_loader, dbt_transformer, bi_reader;
+grant connect on database warehouse to raw_loader, dbt_transformer, bi_reader, elt_watcher;
 grant create on database warehouse to raw_loader, dbt_transformer;
 grant temporary on database warehouse to dbt_transformer;
 
@@ -38,6 +38,13 @@ create schema if not exists marts authorization dbt_transformer;
 create schema if not exists dbt_test_failures authorization dbt_transformer;
 grant usage on schema marts to bi_reader;
 alter default privileges for role dbt_transformer in schema marts grant select on tables to bi_reader;
+
+-- The page Pipeline health: the ledger, extractions under way, and the rows that failed a test.
+grant usage on schema _elt, dbt_test_failures to elt_watcher;
+grant select on all tables in schema _elt, dbt_test_failures to elt_watcher;
+alter default privileges for role raw_loader in schema _elt grant select on tables to elt_watcher;
+alter default privileges for role dbt_transformer in schema dbt_test_failures grant select on tables to elt_watcher;
+alter role elt_watcher set default_transaction_read_only = on;
 
 -- PostgreSQL changes no column that a view uses, and dbt's views belong to another role than raw. This changes a column
 -- of one of the caller's own tables and makes the views above it again, in one transaction: readers miss none of them.

@@ -30,8 +30,10 @@ def provisioned(server: EmbeddedPostgres) -> EmbeddedPostgres:
         connection.execute("create table if not exists things (id int primary key)")
     with psycopg.connect(server.dsn("raw_loader", "secret", "warehouse")) as connection:
         connection.execute("create table if not exists raw_shop.things (id int)")
+        connection.execute("create table if not exists _elt.things (id int)")
     with psycopg.connect(server.dsn("dbt_transformer", "secret", "warehouse")) as connection:
         connection.execute("create table if not exists marts.things (id int)")
+        connection.execute("create table if not exists dbt_test_failures.things (id int)")
     return server
 
 
@@ -58,6 +60,10 @@ def test_a_password_is_needed(provisioned: EmbeddedPostgres) -> None:
         ("bi_reader", "warehouse", "select * from raw_shop.things"),
         ("bi_reader", "warehouse", "insert into marts.things values (1)"),
         ("bi_reader", "warehouse", "create schema mine"),
+        ("elt_watcher", "shop", "select * from things"),
+        ("elt_watcher", "warehouse", "select * from raw_shop.things"),
+        ("elt_watcher", "warehouse", "select * from marts.things"),
+        ("elt_watcher", "warehouse", "delete from _elt.things"),
     ],
 )
 def test_what_a_role_must_not_do_fails(provisioned: EmbeddedPostgres, role: str, database: str, statement: str) -> None:
@@ -74,6 +80,8 @@ def test_what_a_role_must_not_do_fails(provisioned: EmbeddedPostgres, role: str,
         ("dbt_transformer", "warehouse", "select * from raw_shop.things"),
         ("bi_reader", "warehouse", "select * from marts.things"),
         ("warehouse_admin", "warehouse", "update raw_shop.things set id = 1"),
+        ("elt_watcher", "shop", "do $$ begin assert pg_has_role('pg_read_all_stats', 'usage'); end $$"),
+        ("elt_watcher", "warehouse", "select * from _elt.things, dbt_test_failures.things"),
     ],
 )
 def test_what_a_role_needs_works(provisioned: EmbeddedPostgres, role: str, database: str, statement: str) -> None:

@@ -1,0 +1,179 @@
+"""What the page Pipeline health shows: tables, who holds their watermark back, rows that failed a test. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from psycopg import sql
+from psycopg.rows import namedtuple_row
+
+from include import watermark
+from include.batch import to_text
+from include.catalog import columns_of
+from include.errors import ConfigError, TerminalError
+from include.extract.horizon import read_horizon
+from include.sessions import Connection
+from include.sources import TableSpec
+from include.sql import statement
+from include.state import ledger
+
+FAILURES_SCHEMA = "dbt_test_failures"
+"""Where dbt keeps the rows that fail a test: `data_tests` in dbt_project.yml."""
+
+MAX_ROWS = 20
+MAX_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class Table:
+    """One source table, as the ledger knows it.
+
+    Attributes:
+        mark: The watermark in the ledger; None where no load set one.
+        variable: Its Airflow Variable.
+        difference: What the next run makes of a Variable that is not the mark; None where they agree.
+        settled: Raw holds everything below this cursor; None before the first load.
+        lag: How long ago that was, by the warehouse's clock.
+        gaps: What no load has read below the mark.
+        extractions: Rows of open_extractions.sql.
+        loads: Rows of recent_loads.sql, the newest first.
+    """
+
+    spec: TableSpec
+    mark: datetime | None = None
+    variable: str | None = None
+    difference: str | None = None
+    settled: datetime | None = None
+    lag: timedelta | None = None
+    gaps: Sequence[ledger.Gap] = ()
+    extractions: Sequence[Any] = ()
+    loads: Sequence[Any] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source database, or why it cannot be looked at.
+
+    Attributes:
+        horizon: How far the watermark could move now.
+        lag: How far that is behind the source's clock.
+        holders: Rows of open_transactions.sql: who holds it there.
+        problem: Why nothing is known.
+    """
+
+    name: str
+    horizon: datetime | None = None
+    lag: timedelta | None = None
+    holders: Sequence[Any] = ()
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class FailingRows:
+    """The first rows of a table in which dbt keeps what failed a test; values as text, cut after 200 characters.
+
+    No columns: the table is gone.
+    """
+
+    table: str
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str | None]] = ()
+    is_all: bool = True
+
+
+def read_table(warehouse: Connection, spec: TableSpec, variable: str | None, loads: int = 1) -> Table:
+    """What the ledger says of a table; nothing where there is no ledger yet.
+
+    Args:
+        warehouse: A pinned session of a role that reads schema `_elt`.
+        spec: The table.
+        variable: Its Airflow Variable.
+        loads: How many of them to read, the newest.
+    """
+    if not _has_ledger(warehouse):
+        return Table(spec, variable=variable)
+    now = warehouse.execute("select clock_timestamp()").fetchone()[0]
+    values = {"source": spec.source, "table": spec.table}
+    last = ledger.last_mark(warehouse, spec)
+    settled = warehouse.execute(statement("settled"), values).fetchone()
+    with warehouse.cursor(row_factory=namedtuple_row) as cursor:
+        recent = cursor.execute(statement("recent_loads"), {**values, "count": loads}).fetchall()
+        extractions = cursor.execute(statement("open_extractions"), values).fetchall()
+    return Table(
+        spec,
+        mark=last.mark if last else None,
+        variable=variable,
+        difference=_difference(spec, variable, last, now),
+        settled=settled and settled[0],
+        lag=now - settled[0] if settled and settled[0] else None,
+        gaps=ledger.gaps(warehouse, spec),
+        extractions=extractions,
+        loads=recent,
+    )
+
+
+def _has_ledger(warehouse: Connection) -> bool:
+    row = warehouse.execute("select to_regclass('_elt.extraction_range') is not null").fetchone()
+    return bool(row and row[0])
+
+
+def _difference(spec: TableSpec, variable: str | None, last: watermark.LastMark | None, now: datetime) -> str | None:
+    """What the next run makes of the Variable, by the rule it will use."""
+    if spec.mode == "full" or variable == (last and to_text(last.mark)):
+        return None
+    try:
+        read_from = watermark.resolve(spec, variable, last, now)
+    except ConfigError as error:
+        return str(error)
+    if last is None:
+        return "never loaded: everything is read"
+    if read_from == last.mark:
+        return None if variable and watermark.read_instant(variable) == last.mark else "the ledger decides"
+    return f"set back: the next run reads again from {to_text(read_from) if read_from else 'the beginning'}"
+
+
+def read_source(connection: Connection, name: str) -> Source:
+    """How far the source lets the watermark move, and who holds it there.
+
+    Args:
+        connection: A pinned session on the source, in autocommit mode.
+        name: Of the dbt source.
+    """
+    try:
+        horizon = read_horizon(connection, name)
+    except TerminalError as error:
+        return Source(name, problem=str(error))
+    with connection.cursor(row_factory=namedtuple_row) as cursor:
+        holders = cursor.execute(statement("open_transactions")).fetchall()
+    return Source(name, horizon.at, horizon.read_at - horizon.at, holders)
+
+
+def committed_before(warehouse: Connection, run_ids: Sequence[str]) -> dict[str, dict[str, datetime]]:
+    """By run, and by source in it, the instant before which every commit was loaded by that run's end."""
+    found: dict[str, dict[str, datetime]] = {}
+    if not _has_ledger(warehouse):
+        return found
+    for run_id, source, instant in warehouse.execute(statement("committed_before"), {"run_ids": list(run_ids)}):
+        found.setdefault(run_id, {})[source] = instant
+    return found
+
+
+def read_failing_rows(warehouse: Connection, table: str) -> FailingRows:
+    """The first rows that dbt keeps of a test, as its latest run left them.
+
+    Args:
+        warehouse: A pinned session of a role that reads dbt's schema of failures.
+        table: Name of the table there; whatever else it is, it is no other schema's.
+    """
+    columns = [column.name for column in columns_of(warehouse, FAILURES_SCHEMA, table)]
+    if not columns:
+        return FailingRows(table)
+    shown = [sql.SQL("left({}::text, {})").format(sql.Identifier(name), MAX_CHARACTERS) for name in columns]
+    query = sql.SQL("select {} from {} limit {}").format(
+        sql.SQL(", ").join(shown), sql.Identifier(FAILURES_SCHEMA, table), MAX_ROWS + 1
+    )
+    rows = warehouse.execute(query).fetchall()
+    return FailingRows(table, columns, rows[:MAX_ROWS], is_all=len(rows) <= MAX_ROWS)

@@ -1,0 +1,43 @@
+"""Airflow's UI gets a page, Pipeline health, and each task instance a tab with the rows that failed its dbt test.
+
+Every process that asks for plugins imports this module, tasks included: what the page needs is imported when it is
+first asked for, in the API server alone.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from airflow.configuration import conf
+from airflow.plugins_manager import AirflowPlugin
+
+PREFIX = "/pipeline-health"
+PAGE = urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/") + PREFIX
+
+
+async def page(scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
+    """The page, as an ASGI application."""
+    from include.health_page import app
+
+    await app(scope, receive, send)
+
+
+class PipelineHealth(AirflowPlugin):
+    name = "pipeline_health"
+    fastapi_apps = [{"name": "Pipeline health", "app": page, "url_prefix": PREFIX}]
+    external_views = [
+        {
+            "name": "Health",  # what fits below the icon
+            "destination": "nav",
+            "url_route": "pipeline-health",
+            "href": f"{PAGE}/",
+            "icon": f"{PAGE}/icon.svg",
+            "nav_top_level": True,
+        },
+        {
+            "name": "Failing rows",
+            "destination": "task_instance",
+            "url_route": "failing-rows",
+            "href": f"{PAGE}/failures?run_id={{RUN_ID}}&task_id={{TASK_ID}}",
+        },
+    ]
