@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ from include.dbt_project import MODELS_DIR
 from include.dbt_tasks import FAILING_ROWS, dbt_hook
 from include.errors import ConfigError
 from include.sessions import Connection, pin
-from include.sources import load_specs
+from include.sources import TableSpec, load_specs
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +49,8 @@ RUNS, LOADS = 5, 20
 IMPATIENT = {"application_name": "elt_health", "connect_timeout": 3, "tcp_user_timeout": 3000}
 """libpq options: whoever waits for the page would sooner know that a server is away."""
 
+FAILED = ("failed", "up_for_retry")
+
 UNSEEN = (psycopg.Error, AirflowException, ValueError)
 """A server that is away or refuses, a connection that is missing or cannot be read."""
 
@@ -57,11 +60,13 @@ stroke-linecap="round" stroke-linejoin="round"><path d="M3 12h4l3-8 4 16 3-8h4"/
 
 @dataclass(frozen=True)
 class Failure:
-    """A task that failed; `table` keeps the rows that failed its dbt test."""
+    """A task that failed, or waits for its next try; `table` keeps the rows that failed its dbt test."""
 
+    run_id: str
     task_id: str
-    map_index: int
-    table: str | None
+    map_index: int = -1
+    state: str = "failed"
+    table: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class Run:
     started_at: datetime | None
     took: timedelta | None
     failures: Sequence[Failure]
+    succeeded: Set[str]
     built_at: datetime | None
 
 
@@ -103,12 +109,19 @@ def overview(metadata: SessionDep) -> Response:
                 latencies = _latencies(warehouse, runs, {spec.source for spec in specs})
         except UNSEEN as error:
             problem = _said(error)
-        return _page("overview", tables=tables, sources=list(sources), runs=runs, latencies=latencies, problem=problem)
+        return _page(
+            "overview",
+            tables=[(table, still_failing(runs, table.spec)) for table in tables],
+            sources=list(sources),
+            runs=runs,
+            latencies=latencies,
+            problem=problem,
+        )
 
 
 @app.get("/tables/{name}", dependencies=[may_read])
-def table(name: str) -> Response:
-    """One table: its watermark, gaps, extractions under way and last loads."""
+def table(name: str, metadata: SessionDep) -> Response:
+    """One table: what is wrong with it, its watermark, extractions under way and last loads."""
     spec = next((spec for spec in load_specs(MODELS_DIR) if spec.name == name), None)
     if spec is None:
         raise HTTPException(404, "no dbt source lists this table")
@@ -119,7 +132,7 @@ def table(name: str) -> Response:
             found = health.read_table(warehouse, spec, variable, loads=LOADS)
     except UNSEEN as error:
         problem = _said(error)
-    return _page("table", table=found, problem=problem)
+    return _page("table", table=found, failing=still_failing(_latest_runs(metadata), spec), problem=problem)
 
 
 @app.get("/failures", dependencies=[may_read_logs])
@@ -134,8 +147,7 @@ def failures(run_id: str, task_id: str, metadata: SessionDep) -> Response:
             problem = _said(error)
     return _page(
         "failures",
-        run_id=run_id,
-        task_id=task_id,
+        task=Failure(run_id, task_id),
         name=name,
         found=found,
         problem=problem,
@@ -185,22 +197,38 @@ def _latest_runs(metadata: SessionDep) -> list[Run]:
     marts_end = case((TaskInstance.task_id == "marts_ready", TaskInstance.end_date))
     ends = select(TaskInstance.run_id, func.sum(is_open), func.max(marts_end)).where(*of_runs)
     built_at = {run_id: end for run_id, left, end in metadata.execute(ends.group_by(TaskInstance.run_id)) if not left}
-    tables, failed = _tables_of_failures(metadata, ids), select(TaskInstance).where(*of_runs)
-    failures: dict[str, list[Failure]] = {}
-    for task in metadata.scalars(failed.where(TaskInstance.state == "failed").order_by(TaskInstance.end_date)):
-        kept = tables.get((task.run_id, task.task_id))
-        failures.setdefault(task.run_id, []).append(Failure(task.task_id, task.map_index, kept))
+    tables, failures, succeeded = _tables_of_failures(metadata, ids), defaultdict(list), defaultdict(set)
+    ended = select(TaskInstance.run_id, TaskInstance.task_id, TaskInstance.map_index, TaskInstance.state).where(
+        *of_runs
+    )
+    ended = ended.where(TaskInstance.state.in_(["success", *FAILED])).order_by(TaskInstance.end_date)
+    for run_id, task_id, map_index, state in metadata.execute(ended):
+        if state == "success":
+            succeeded[run_id].add(task_id)
+        else:
+            failures[run_id].append(Failure(run_id, task_id, map_index, state, tables.get((run_id, task_id))))
     return [
         Run(
             run.run_id,
             run.state,
             run.start_date,
             run.end_date - run.start_date if run.start_date and run.end_date else None,
-            failures.get(run.run_id, ()),
+            failures[run.run_id],
+            succeeded[run.run_id],
             built_at.get(run.run_id),
         )
         for run in found
     ]
+
+
+def still_failing(runs: Sequence[Run], spec: TableSpec) -> list[Failure]:
+    """Tasks of the table that failed in one of the runs, the newest first, and in none since."""
+    failing: list[Failure] = []
+    settled: set[str] = set()
+    for run in runs:
+        failing += [task for task in run.failures if task.task_id not in settled]
+        settled |= run.succeeded | {task.task_id for task in run.failures}
+    return [task for task in failing if task.task_id.startswith(f"{spec.name}.")]
 
 
 def _tables_of_failures(metadata: SessionDep, run_ids: Sequence[str]) -> dict[tuple[str, str], str]:
@@ -240,12 +268,15 @@ def _span(span: timedelta) -> str:
     raise AssertionError(span)
 
 
-def _link(run_id: str, task: Failure | None = None) -> str:
-    """Where Airflow's own UI shows a run, or the log of a task in it."""
-    path = f"{UI}/dags/{DAG_ID}/runs/{quote(run_id, safe='')}"
-    if task:
-        path += f"/tasks/{quote(task.task_id)}" + (f"/mapped/{task.map_index}" if task.map_index >= 0 else "")
-    return path
+def _run_link(run_id: str) -> str:
+    """Where Airflow's own UI shows a run."""
+    return f"{UI}/dags/{DAG_ID}/runs/{quote(run_id, safe='')}"
+
+
+def _task_link(task: Failure) -> str:
+    """Where Airflow's own UI shows the log of a task."""
+    mapped = f"/mapped/{task.map_index}" if task.map_index >= 0 else ""
+    return f"{_run_link(task.run_id)}/tasks/{quote(task.task_id, safe='')}{mapped}"
 
 
 _ENVIRONMENT = Environment(
@@ -255,5 +286,5 @@ _ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters |= {"span": _span, "link": _link, "exact": to_text}
+_ENVIRONMENT.filters |= {"span": _span, "run_link": _run_link, "task_link": _task_link, "exact": to_text}
 TEMPLATE = _ENVIRONMENT.get_template("health.html.jinja")

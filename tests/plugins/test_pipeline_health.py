@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -135,8 +136,40 @@ def test_the_rows_of_a_failed_test_are_one_click_away_and_escaped(
     answer = page(server, f"{PAGE}failures", run_id=RUN, task_id=TEST)
     assert "<td>&lt;script&gt;alert(1)&lt;/script&gt;</td>" in answer.text and HOSTILE not in answer.text
     assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert f"/runs/{quote(RUN, safe='')}/tasks/{TEST}\"" in answer.text and "then clear the task" in answer.text
     other = page(server, f"{PAGE}failures", run_id=HOSTILE, task_id=HOSTILE).text
     assert "None are kept" in other and HOSTILE not in other
+
+
+@pytest.mark.parametrize("path", [PAGE, f"{PAGE}tables/shop.orders"])
+def test_from_a_table_that_failed_it_is_one_click_to_log_and_rows(
+    server: TestClient, metadata: None, databases: dict[str, str], path: str
+) -> None:
+    shown = page(server, path).text.split("Who holds the watermark back")[0]
+    assert ">failed</span>" in shown and "never loaded" in shown
+    assert f"/runs/{quote(RUN, safe='')}/tasks/{TEST}\"" in shown and "/pipeline-health/failures?run_id=" in shown
+    assert ">failed</span>" not in page(server, f"{PAGE}tables/shop.order_items").text
+
+
+def test_a_task_has_failed_until_a_newer_run_has_done_it() -> None:
+    from include.health_page import Failure, Run, still_failing
+
+    def run(run_id: str, state: str, *task_ids: str, succeeded: str = "") -> Run:
+        failures = [Failure(run_id, task_id, state=state) for task_id in task_ids]
+        return Run(run_id, "running", None, None, failures, set(succeeded.split()), None)
+
+    orders = next(spec for spec in load_specs(MODELS_DIR) if spec.name == "shop.orders")
+    oldest = run("1", "failed", "shop.orders.extract", "shop.orders.unique_id", "shop.order_items.extract")
+    older = run("2", "failed", "shop.orders.unique_id", succeeded="shop.orders.extract")
+    retried = run("3", "up_for_retry", "shop.orders.load", succeeded="shop.products.load")
+
+    def failing(*runs: Run) -> list[tuple[str, str]]:
+        return [(task.run_id, task.task_id) for task in still_failing(runs, orders)]
+
+    assert failing(oldest) == [("1", "shop.orders.extract"), ("1", "shop.orders.unique_id")]
+    assert failing(older, oldest) == [("2", "shop.orders.unique_id")]
+    assert failing(retried, older, oldest) == [("3", "shop.orders.load"), ("2", "shop.orders.unique_id")]
+    assert failing(run("4", "failed", succeeded="shop.orders.load shop.orders.unique_id"), retried, older) == []
 
 
 def test_names_from_the_source_are_escaped(server: TestClient, metadata: None, databases: dict[str, str]) -> None:
