@@ -72,6 +72,10 @@ class Window:
     mark: datetime | None
     buckets: Buckets | None = None
 
+    @property
+    def reads_all(self) -> bool:
+        return self.mode in ("first", "full")
+
 
 @dataclass(frozen=True)
 class Part(_Message):

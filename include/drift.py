@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
 from psycopg import sql
 
+from include.batch import Window
 from include.catalog import (
     Column,
     check_types,
@@ -36,6 +37,9 @@ WIDER = {
 }
 """Types that hold every value of another, and to which both servers convert it alike."""
 
+ENTRY = ("key", "cursor", "cursor_zone", "mode", "columns")
+"""What of a source entry decides which rows an incremental run has read so far, and as what."""
+
 
 @dataclass(frozen=True)
 class Drift:
@@ -46,20 +50,24 @@ class Drift:
         widened: Columns, of their new type, whose type in raw is too narrow.
         gone: Columns of raw that the source no longer has: kept, NULL from now on.
         labels: Statements that add new enum labels.
-        rewritten: Columns whose values may all have changed without their rows' cursors: the table is read whole.
+        unseen: What changed without the rows' cursors, as sentences: the table is read whole.
     """
 
     added: tuple[Column, ...] = ()
     widened: tuple[Column, ...] = ()
     gone: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
-    rewritten: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
 
     def statements(self, spec: TableSpec) -> list[str]:
         """The DDL that a run executes in the warehouse."""
         columns = [add_column(spec, column) for column in self.added]
         columns += [change_type(spec, column) for column in self.widened]
         return [*self.labels, *(each.as_string() for each in columns)]
+
+    def follow(self, window: Window) -> Window:
+        """The window, or all of the table where the cursor does not show what changed."""
+        return Window("full", None, None, window.mark) if self.unseen and window.mode == "incremental" else window
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ def examine(source: Connection, warehouse: Connection, spec: TableSpec, *, reads
             _refuse_new_identity(spec, last, shape, raw, reads_all)
         _refuse_other_key(spec, raw)
         found = compare(spec, columns, raw)
-        drift = Drift(found.added, found.widened, found.gone, drift.labels, _rewritten(last, shape))
+        drift = replace(found, labels=drift.labels, unseen=_unseen(last, shape, raw) if last and not reads_all else ())
         _refuse_blocked(warehouse, spec, drift)
         if spec.drift == "freeze":
             _refuse_any(spec, last, shape, drift)
@@ -108,7 +116,8 @@ def shape_of(source: Connection, spec: TableSpec, columns: tuple[Column, ...]) -
     """What the ledger keeps of a source table, as JSON."""
     relation = relation_of(source, spec)
     described = {column.name: [column.number, column.declared_type, column.is_not_null] for column in columns}
-    return {"oid": relation and relation[0], "columns": described}
+    entry = spec.model_dump(mode="json", include=set(ENTRY))
+    return {"oid": relation and relation[0], "columns": described, "entry": entry}
 
 
 def compare(spec: TableSpec, columns: tuple[Column, ...], raw: tuple[Column, ...]) -> Drift:
@@ -200,11 +209,18 @@ def _refuse_other_key(spec: TableSpec, raw: tuple[Column, ...]) -> None:
     )
 
 
-def _rewritten(last: dict[str, Any] | None, shape: dict[str, Any]) -> tuple[str, ...]:
-    """Columns that are another one of their old name, or whose type changed: PostgreSQL wrote all their values anew."""
-    before = last["columns"] if last else {}
-    now = shape["columns"]
-    return tuple(name for name, each in now.items() if name in before and each[:2] != before[name][:2])
+def _unseen(last: dict[str, Any], shape: dict[str, Any], raw: tuple[Column, ...]) -> tuple[str, ...]:
+    held = {column.name for column in raw}
+    before, now = last["columns"], shape["columns"]
+    # Another column of an old name, or another type: PostgreSQL wrote all of its values anew.
+    columns = [
+        f"column {name!r} was {'rewritten' if name in before else 'added again'}"
+        for name, each in now.items()
+        if (each[:2] != before[name][:2] if name in before else name in held)
+    ]
+    entry = shape["entry"]
+    settings = [name for name, value in last.get("entry", entry).items() if value != entry[name]]
+    return (*columns, *(f"`{name}` changed in its source entry" for name in settings))
 
 
 def _refuse_blocked(warehouse: Connection, spec: TableSpec, drift: Drift) -> None:

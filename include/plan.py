@@ -55,14 +55,14 @@ def plan_table(
     plan = Plan(spec.name, problems=_missing_privileges(warehouse, spec))
     try:
         window = next_window(spec, variable, ledger.standing_mark(warehouse, spec), horizon)
+        found = examine(source, warehouse, spec, reads_all=window.reads_all)
+        window = found.drift.follow(window)
         plan.steps.append(("window", describe(spec, window)))
-        reads_all = window.mode in ("first", "full")
-        found = examine(source, warehouse, spec, reads_all=reads_all)
         query = rows_of(spec, found.columns, in_window(spec, window))
         rows = estimated_rows(source, query)
-        ranges = count_for(spec, rows) if reads_all else 1
+        ranges = count_for(spec, rows) if window.reads_all else 1
         plan.steps.append(("rows", f"about {rows:,}" + (f", in {ranges} ranges" if ranges > 1 else "")))
-        plan.steps += [("schema", change) for change in _changes(warehouse, spec, found, reads_all)]
+        plan.steps += [("schema", change) for change in _changes(warehouse, spec, found, window.reads_all)]
     except (PipelineError, psycopg.ProgrammingError) as error:
         plan.problems.append(" ".join(str(error).split()))
         return plan
@@ -96,9 +96,9 @@ def _changes(warehouse: Connection, spec: TableSpec, found: Examined, reads_all:
     if not columns_of(warehouse, spec.raw_schema, spec.table):
         return [f"create table {relation_text(spec.raw_schema, spec.table)} with {len(found.columns)} columns"]
     gone = [f"{name} is gone from the source: kept in raw, NULL from now on" for name in found.drift.gone]
-    rewritten = [f"{name} was rewritten in the source: every row is read" for name in found.drift.rewritten]
+    unseen = [f"{change}: every row is read" for change in found.drift.unseen]
     added = [f"{column.name} is new: older rows hold NULL until a full refresh" for column in found.drift.added]
-    return found.drift.statements(spec) + gone + rewritten + ([] if reads_all or rewritten else added)
+    return found.drift.statements(spec) + gone + unseen + ([] if reads_all else added)
 
 
 def _missing_index(source: Connection, spec: TableSpec, cursor: str) -> list[str]:

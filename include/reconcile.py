@@ -136,6 +136,8 @@ def reconcile(source: Connection, warehouse: Connection, spec: TableSpec) -> Rep
 def repair(source: Connection, warehouse: Connection, spec: TableSpec, report: Report, run_id: str) -> LoadResult:
     """Read the buckets with real differences again and load them like any batch; the watermark stays.
 
+    A table without a key is read whole: its rows can't be told apart.
+
     Raises:
         TerminalError: rows stand in raw twice, so its primary key is gone; says how to put it back.
     """
@@ -143,7 +145,7 @@ def repair(source: Connection, warehouse: Connection, spec: TableSpec, report: R
         raise TerminalError(f"{spec.name}: put raw's key back first, then repair: {_restore_key(spec)}")
     extractions.discard_leftovers(warehouse, spec, lambda other: other.startswith(RUN))
     buckets = Buckets(report.differing.count, tuple(sorted(report.to_repair)))
-    window = Window("repair", None, None, None, buckets)
+    window = Window("repair", None, None, None, buckets) if spec.key else Window("full", None, None, None)
     request = Request(spec, RUN + run_id, window, read_horizon(source, spec.source))
     return load_batch(warehouse, spec, extract_table(source, warehouse, request))
 

@@ -133,6 +133,11 @@ class TableSpec(BaseModel):
         return "cut" if self.rows_per_range else "extract"
 
     @property
+    def reads_null_cursors(self) -> bool:
+        """Whether every run reads the rows that have no cursor value."""
+        return self.mode == "full" or self.null_cursor == "always"
+
+    @property
     def raw_schema(self) -> str:
         """Schema of the raw table in the warehouse."""
         return f"raw_{self.source}"

@@ -180,7 +180,7 @@ def _instant(name: str, value: str | None) -> datetime:
 
 def _window(context: Context, warehouse: Connection, spec: TableSpec, variable: str | None, horizon: Horizon) -> Window:
     requested = requested_window(context)
-    if requested and spec.cursor:
+    if requested and spec.cursor and spec.key:  # without a key, a part of the table could only replace all of it
         return Window("window", *requested, mark=None)
     last = ledger.standing_mark(warehouse, spec)
     return watermark.next_window(

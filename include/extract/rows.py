@@ -53,7 +53,7 @@ def in_window(spec: TableSpec, window: Window) -> sql.Composable:
     if not bounds:
         return sql.SQL("true")
     where = sql.SQL(" and ").join(bounds)
-    if spec.cursor and spec.null_cursor == "always":
+    if spec.cursor and spec.reads_null_cursors:
         return sql.SQL("(({}) or {} is null)").format(where, sql.Identifier(spec.cursor))
     return where
 

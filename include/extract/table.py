@@ -75,7 +75,7 @@ def begin_extraction(source: Connection, warehouse: Connection, request: Request
     Args:
         source: A pinned read-only session on the source.
         warehouse: A pinned session of the loader role.
-        request: What is asked; more is read where the table's columns were rewritten.
+        request: What is asked; more is read where the cursor does not show what changed.
 
     Raises:
         TerminalError: table, privilege, type or cursor is not as declared, or changed in a way that needs a person;
@@ -87,9 +87,10 @@ def begin_extraction(source: Connection, warehouse: Connection, request: Request
         # Where there is no such table, or no right to it, `examine` says so better.
         with suppress(UndefinedTable, InvalidSchemaName, InsufficientPrivilege):
             lock_table(source, spec.schema_name, spec.identifier)
-        found = examine(source, warehouse, spec, reads_all=request.window.mode in ("first", "full"))
-        window = _follow(warehouse, spec, found.drift, request.window)
-        bounds = find_bounds(source, spec, found.columns) if window.mode in ("first", "full") else []
+        found = examine(source, warehouse, spec, reads_all=request.window.reads_all)
+        _follow(warehouse, spec, found.drift)
+        window = found.drift.follow(request.window)
+        bounds = find_bounds(source, spec, found.columns) if window.reads_all else []
     # A part of the table: what this saw of the table's shape, the next run from the watermark has to see for itself.
     shape = None if window.mode in ("window", "repair") else found.shape
     with warehouse.transaction():
@@ -178,7 +179,7 @@ def _stage_part(
 
     wanted = sql.SQL("{} and {}").format(in_window(spec, window), range_)
     copied, held = copy(wanted), window.buckets
-    if window.mode in ("first", "full"):
+    if window.reads_all:
         held = WHOLE
     elif window.mode == "incremental" and spec.deletes == "soft":
         differing = differing_buckets(source, warehouse, spec, columns, staging)
@@ -190,8 +191,8 @@ def _stage_part(
     return Staged(seen.snapshot_xmax, seen.snapshot_running, copied.rows, copied.bytes, form, _now(warehouse)), held
 
 
-def _follow(warehouse: Connection, spec: TableSpec, drift: Drift, window: Window) -> Window:
-    """Add new enum labels, which the transaction that adds them may not use; read all where values were rewritten."""
+def _follow(warehouse: Connection, spec: TableSpec, drift: Drift) -> None:
+    """Say what changed; add new enum labels, which the transaction that adds them may not use."""
     for each in drift.labels:
         try:
             warehouse.execute(each)
@@ -204,10 +205,12 @@ def _follow(warehouse: Connection, spec: TableSpec, drift: Drift, window: Window
         log.warning("enum label added", table=spec.name, statement=each)
     if drift.gone:
         log.warning("columns are gone from the source: kept in raw, NULL from now on", table=spec.name, gone=drift.gone)
-    if drift.rewritten and window.mode == "incremental":
-        log.warning("columns were rewritten: the table is read whole", table=spec.name, columns=drift.rewritten)
-        return Window("full", None, None, window.mark)
-    return window
+    if drift.unseen:
+        log.warning(
+            "the cursor does not show what changed: a run from the watermark reads all",
+            table=spec.name,
+            changed=drift.unseen,
+        )
 
 
 def _mark(spec: TableSpec, request: Request, window: Window, now: datetime) -> datetime | None:
@@ -235,7 +238,7 @@ def _refuse_null_cursors(
     source: Connection, spec: TableSpec, columns: tuple[Column, ...], where: sql.Composable
 ) -> None:
     nullable = {column.name for column in columns if not column.is_not_null}
-    if spec.cursor not in nullable or spec.null_cursor == "always":
+    if spec.cursor not in nullable or spec.reads_null_cursors:
         return
     query = sql.SQL("select exists (select 1 from {} where {} is null and {})")
     relation = sql.Identifier(spec.schema_name, spec.identifier)

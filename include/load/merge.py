@@ -12,6 +12,7 @@ from psycopg import sql
 from include.batch import Batch
 from include.buckets import Buckets
 from include.catalog import Column, estimated_rows, same_key
+from include.errors import TerminalError
 from include.sessions import Connection, identifiers, relation_text
 from include.sources import TableSpec
 from include.state import extractions
@@ -108,7 +109,16 @@ def soft_delete(connection: Connection, load: Load, held: Buckets, newer: list[d
 
 
 def replace_all(connection: Connection, load: Load) -> Counts:
-    """A table without a key: all rows go and come, in the same transaction. DELETE, because TRUNCATE blocks readers."""
+    """A table without a key: all rows go and come, in the same transaction. DELETE, because TRUNCATE blocks readers.
+
+    Raises:
+        TerminalError: not all rows were read.
+    """
+    if not load.batch.window.reads_all:
+        raise TerminalError(
+            f"{load.spec.name}: a part was read of a table without a key, and would take the place of all of it; "
+            f"clear the table's {load.spec.first_task} task, which reads it whole"
+        )
     deleted = connection.execute(sql.SQL("delete from {}").format(load.raw)).rowcount
     insert = sql.SQL("insert into {} ({columns}, _loaded_at, _run_id) select {columns}, {}, {} from {}")
     stamps = (sql.Literal(load.loaded_at), sql.Literal(load.batch.run_id))

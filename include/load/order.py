@@ -30,8 +30,12 @@ class OtherLoad:
     staged_at: datetime | None
     loaded_at: datetime
 
+    @property
+    def place(self) -> tuple[int, int]:
+        return self.snapshot_xmax, -self.snapshot_running
+
     def is_newer(self, batch: Batch) -> bool:
-        return (self.snapshot_xmax, -self.snapshot_running) > batch.place
+        return self.place > batch.place
 
     def began_before(self, batch: Batch) -> bool:
         return (self.oldest_xmax, -self.oldest_running) < batch.place
@@ -40,7 +44,7 @@ class OtherLoad:
         """Whether the warehouse's clock says the opposite of the snapshots: the source went back to an earlier one."""
         if self.is_newer(batch):
             return self.staged_at is not None and self.staged_at < batch.started_at
-        return batch.staged_at < self.started_at
+        return self.place < batch.place and batch.staged_at < self.started_at
 
     def covers(self, batch: Batch) -> bool:
         """Whether it read everything that the batch did, given that it is newer.

@@ -105,7 +105,7 @@ def _next_loaded_at(connection: Connection, spec: TableSpec) -> datetime:
 def _refuse_a_part_as_the_whole(connection: Connection, load: Load, newer: list[OtherLoad]) -> None:
     """Raw is gone, but the ledger says it was loaded: less than was in it must not take its place under that mark."""
     last, batch = ledger.last_mark(connection, load.spec), load.batch
-    if last and (batch.mode not in ("first", "full") or newer):
+    if last and (not batch.window.reads_all or newer):
         raise TerminalError(
             f"{load.spec.name}: {load.spec.raw_schema}.{load.spec.table} was dropped after this was read; clear the "
             f"table's {load.spec.first_task} task: without the raw table it reads everything (a backfill: after a "

@@ -54,7 +54,7 @@ alter table _elt.load_ledger add column if not exists staged_at timestamptz;
 alter table _elt.extraction add column if not exists source_shape jsonb;
 
 comment on column _elt.load_ledger.source_shape is
-'The source table as this load saw it: its number, and number, type and nullability of each column. Null: a backfill.';
+'The source table as this load saw it: number, columns, and what of its entry says how to read it. Null: a backfill.';
 
 create table if not exists _elt.extraction_range (
     extraction_id bigint not null references _elt.extraction on delete cascade,

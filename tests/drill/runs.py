@@ -37,6 +37,9 @@ KINDS = {
 REFUSALS = {"in ranges at the same time", "raw's columns changed after this was read"}
 """What concurrent runs of one table may be told at any time."""
 
+AFTER_A_CRASH = "transaction numbers went back"
+"""What they may be told where the source was stopped: numbers that no durable record had are drawn again."""
+
 WAKING = ("its retry has won", "its run is over", "a later run is over")
 
 
@@ -237,7 +240,10 @@ class Runs:
             transport.close()
         os.waitpid(pid, 0)
         if last["ended"] == "unexpected":
-            self.violations.append(f"{attempt.task} of {attempt.table}, fault {attempt.fault}: {last['message']}")
+            problem = f"{attempt.task} of {attempt.table}, fault {attempt.fault}: {last['message']}"
+            if attempt.mutate:  # it would count as caught
+                raise RuntimeError(f"the mutant itself fails: {problem}")
+            self.violations.append(problem)
         if not ended.done():
             ended.set_result(last)
 
@@ -245,6 +251,8 @@ class Runs:
         self.tally.strikes[message["struck"]] += 1
         if message["struck"] == "kill -9":
             self.tally.killed_at[f"{attempt.task}: {message['step']}"] += 1
+        if message["struck"] == "stop shop":
+            self.expected_refusals.add(AFTER_A_CRASH)
         if "down" in message:
             self.world.wait_until_down(message["down"], message["pid"])
             self.world.revive(message["down"])

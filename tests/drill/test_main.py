@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.drill import __main__ as drill
 from tests.drill import attempt, mutants, world
+from tests.drill.runs import Runs, Tally
 
 
 @pytest.mark.parametrize("minutes", ["0", "1", "1.25"])
@@ -38,3 +43,24 @@ def test_a_drill_without_a_schedule_fails(
     monkeypatch.setattr(drill, "ROOT", tmp_path)
     assert asyncio.run(drill._drill(tmp_path, seed="1", minutes=1, only=None)) == 1
     assert "no schedule was played" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mutate", [None, mutants.no_version_guard])
+def test_a_mutant_that_fails_by_itself_does_not_count_as_caught(mutate: Any) -> None:
+    """What it was to replace had another name by then: the drill caught its traceback."""
+    unused: Any = None
+    runs = Runs(unused, random.Random(), Tally(), BytesIO(), {}, 0, mutate)
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(writing, b'{"ended": "unexpected", "message": "AttributeError"}\n')
+        os._exit(0)
+    os.close(writing)
+    ended: asyncio.Future[dict[str, Any]] = asyncio.Future(loop=asyncio.new_event_loop())
+    task = attempt.Attempt(unused, attempt.Run("r"), "load", "t", None, None, mutate)
+    if mutate:
+        with pytest.raises(RuntimeError, match="the mutant itself fails: load of t.*AttributeError"):
+            asyncio.run(runs._listen(task, pid, reading, ended))
+    else:
+        asyncio.run(runs._listen(task, pid, reading, ended))
+        assert "AttributeError" in runs.violations[0]

@@ -185,17 +185,19 @@ class Writer:
             return
         query = """
             select attname, format_type(atttypid, null) from pg_attribute
-            where attrelid = 'shapes'::regclass and attname like 'extra%' order by attname desc limit 1"""
-        newest, kind = self.connection.execute(query).fetchone() or ("", "")
+            where attrelid = 'shapes'::regclass and attname like 'extra%' order by attnum desc"""
+        kinds: dict[str, str] = dict(self.connection.execute(query).fetchall())
+        newest = next(iter(kinds), "")
         change = self.rng.choices(("add", "drop", "widen"), (4, 3, 3))[0] if newest else "add"
         with self._open():
             if change == "drop":
                 self.connection.execute(f"alter table shapes drop column {newest}")
-            elif change == "widen" and kind in WIDER:
-                self.connection.execute(f"alter table shapes alter column {newest} type {WIDER[kind]}")
+            elif change == "widen" and kinds[newest] in WIDER:
+                self.connection.execute(f"alter table shapes alter column {newest} type {WIDER[kinds[newest]]}")
             else:
-                column = f"extra_{time.time_ns()}"  # never a name of the past: raw keeps what a dropped column held
                 kind = self.rng.choice(("text", *WIDER))
+                # A name of the past, where raw keeps what a dropped column of that type held, or a new one.
+                column = f"extra_{time.time_ns()}" if kind in WIDER or "extra" in kinds else "extra"
                 self.connection.execute(f"alter table shapes add column {column} {kind}")
                 fill = f"update {{t}} set {column} = '7', updated_at = now() where {self.IN_SLICE}"
                 self._do(fill, shapes, **self._slice())

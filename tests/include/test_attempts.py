@@ -250,6 +250,16 @@ def test_the_older_of_two_numberings_is_not_taken_for_the_newer(pipeline: Pipeli
     pipeline.assert_equal()
 
 
+def test_two_reads_of_an_idle_source_contradict_no_clock(pipeline: Pipeline) -> None:
+    """Their snapshots are one and the same: neither is newer, whichever the clock says came first."""
+    spec = pipeline.spec()
+    pipeline.insert(1)
+    first, second = (pipeline.extract(spec, run_id=run_id) for run_id in ("first", "second"))
+    pipeline.load(spec, replace(second, snapshot_xmax=first.snapshot_xmax))  # both servers are one here, and not idle
+    pipeline.load(spec, first)
+    pipeline.assert_equal()
+
+
 def test_a_number_drawn_again_after_a_restore_is_another_extraction(pipeline: Pipeline) -> None:
     """A restored warehouse has forgotten the newest extraction, and gives its number to another table's."""
     pipeline.app.execute("create table customers (id bigint primary key, updated_at timestamptz default now())")

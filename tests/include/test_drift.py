@@ -14,6 +14,7 @@ from include.catalog import columns_of
 from include.drift import examine
 from include.errors import DriftError, TerminalError, TransientError
 from include.local.databases import ROLES, provision
+from include.plan import plan_table
 from include.state import ledger
 from tests.conftest import Postgres
 from tests.include.conftest import Pipeline, between
@@ -60,6 +61,58 @@ def test_a_column_dropped_and_added_again_is_read_whole(loaded: Pipeline) -> Non
     change(loaded, "alter table orders drop note; alter table orders add note varchar(10) default 'fresh'")
     assert loaded.run(loaded.spec()).mode == "full"
     loaded.assert_same("id, amount, n, note", "orders", "id")
+    assert loaded.run(loaded.spec()).mode == "incremental"
+
+
+def test_a_column_of_an_old_name_that_raw_has_kept_is_read_whole(loaded: Pipeline) -> None:
+    change(loaded, "alter table orders drop note")
+    loaded.run(loaded.spec())
+    change(loaded, "alter table orders add note varchar(10) default 'fresh'")
+    assert loaded.run(loaded.spec()).mode == "full"
+    loaded.assert_same("id, amount, n, note", "orders", "id")
+    assert loaded.run(loaded.spec()).mode == "incremental"
+
+
+LOCAL = {"cursor": "local", "overlap": "1 hour"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "named"),
+    [
+        ({"cursor": "seen_at"}, {}, "cursor"),
+        (LOCAL | {"cursor_zone": "UTC"}, LOCAL | {"cursor_zone": "Europe/Berlin"}, "cursor_zone"),
+        ({"mode": "append"}, {"drift": "freeze"}, "mode"),
+        ({"columns": {"note": "omit"}}, {}, "columns"),
+        ({"columns": {"note": "hash"}}, {}, "columns"),
+    ],
+)
+def test_a_source_entry_that_hid_changes_is_read_whole_when_it_changes(
+    loaded: Pipeline, before: dict[str, Any], after: dict[str, Any], named: str
+) -> None:
+    change(loaded, "alter table orders add seen_at timestamptz not null default '2026-01-01'")
+    change(loaded, "alter table orders add local timestamp not null default '2026-01-01'")
+    loaded.run(loaded.spec(**before))
+    loaded.run(loaded.spec(**before))
+    change(loaded, "update orders set amount = 9, note = 'new'")
+    loaded.run(loaded.spec(**before))
+    spec = loaded.spec(**after)
+    plan = plan_table(loaded.source, loaded.warehouse, spec, loaded.horizon(), None)
+    assert ("schema", f"`{named}` changed in its source entry: every row is read") in plan.steps
+    assert loaded.run(spec).mode == "full"
+    loaded.assert_same("id, amount, n, note, updated_at", "orders", "id")
+    assert loaded.run(spec).mode == "incremental"
+
+
+def test_a_backfill_does_not_hide_a_changed_entry_from_the_next_run(loaded: Pipeline) -> None:
+    loaded.run(loaded.spec(columns={"note": "omit"}), window=BACKFILL)
+    assert loaded.run(loaded.spec()).mode == "incremental"
+    loaded.run(loaded.spec(columns={"n": "omit"}))
+    loaded.run(loaded.spec(), window=BACKFILL)
+    assert loaded.run(loaded.spec()).mode == "full"
+
+
+def test_a_shape_of_an_earlier_version_has_no_entry_to_differ_from(loaded: Pipeline) -> None:
+    loaded.warehouse.execute("update _elt.load_ledger set source_shape = source_shape - 'entry'")
     assert loaded.run(loaded.spec()).mode == "incremental"
 
 

@@ -113,6 +113,14 @@ def test_null_cursors_are_refused_or_always_read(pipeline: Pipeline) -> None:
     pipeline.assert_equal()
 
 
+def test_a_table_that_is_read_whole_needs_no_cursor_in_each_row(pipeline: Pipeline) -> None:
+    pipeline.app.execute("alter table orders alter updated_at drop not null; insert into orders values (1, 1, null)")
+    for spec in (pipeline.spec(mode="full"), pipeline.spec(mode="full", key=[])):
+        pipeline.run(spec)
+        pipeline.assert_equal()
+        pipeline.warehouse.execute("drop table raw_shop.orders")
+
+
 def test_a_cursor_without_a_zone_needs_one_declared(pipeline: Pipeline) -> None:
     pipeline.app.execute("alter table orders alter updated_at type timestamp")
     with pytest.raises(ConfigError, match="cursor_zone"):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from psycopg import sql
 
+from include.batch import Window
 from include.catalog import estimated_rows
 from include.errors import TerminalError
 from include.state import ledger
@@ -128,6 +131,17 @@ def test_a_table_without_a_key_is_replaced_whole(pipeline: Pipeline) -> None:
     pipeline.app.execute("delete from events where what = 'b'")
     assert pipeline.run(spec).rows_deleted == 3
     pipeline.assert_equal("what", "events")
+
+
+def test_a_part_of_a_table_without_a_key_does_not_take_the_place_of_all(pipeline: Pipeline) -> None:
+    spec = pipeline.spec(mode="full", key=[])
+    pipeline.insert(1, at="'2026-01-01'")
+    pipeline.insert(2)
+    pipeline.run(spec)
+    part = pipeline.extract(spec, window=Window("window", datetime(2026, 2, 1, tzinfo=UTC), None, None))
+    with pytest.raises(TerminalError, match="a part was read of a table without a key.*clear the table's extract task"):
+        pipeline.load(spec, part)
+    pipeline.assert_equal()
 
 
 def test_a_new_version_of_a_row_stays_on_its_page(pipeline: Pipeline) -> None:

@@ -152,4 +152,5 @@ def test_a_rewritten_column_is_said_to_cost_a_whole_read(pipeline: Pipeline) -> 
     pipeline.run(pipeline.spec())
     pipeline.app.execute("alter table orders alter amount type numeric(12,4)")
     made = plan(pipeline, pipeline.spec())
-    assert said(made, "schema") == ["amount was rewritten in the source: every row is read"]
+    assert said(made, "schema") == ["column 'amount' was rewritten: every row is read"]
+    assert said(made, "window")[0].startswith("full: every row; then the watermark is 20")

@@ -221,6 +221,25 @@ def test_a_full_table_with_a_cursor_is_settled_by_its_last_load(pipeline: Pipeli
     assert counts(compare(pipeline, spec)) == {"missing": 1}
 
 
+def test_a_full_table_without_a_key_is_repaired_as_a_whole(pipeline: Pipeline) -> None:
+    spec = pipeline.spec(mode="full", key=[])
+    pipeline.app.execute("insert into orders select n, n, '2026-01-01' from generate_series(1, 500) n")
+    pipeline.run(spec)
+    pipeline.warehouse.execute("delete from raw_shop.orders where id = 1")
+    report = compare(pipeline, spec)
+    assert counts(report) == {"missing": 1}
+    repair(pipeline.source, pipeline.warehouse, spec, report, "now")
+    pipeline.assert_equal()
+
+
+def test_a_row_without_a_cursor_value_is_settled_in_no_table_that_is_read_whole(pipeline: Pipeline) -> None:
+    spec = pipeline.spec(mode="full")
+    pipeline.app.execute("alter table orders alter updated_at drop not null")
+    pipeline.run(spec)
+    pipeline.app.execute("insert into orders values (1, 1, null)")
+    assert counts(compare(pipeline, spec)) == {"unsettled": 1}
+
+
 def test_a_dead_repair_leaves_nothing_behind(
     pipeline: Pipeline, spec: TableSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from include import tasks
 from include.batch import LoadResult, to_text
 from include.errors import ConfigError, TerminalError, TransientError
 from include.sources import TableSpec
+from tests.include.conftest import Pipeline
 
 SPEC = TableSpec(source="shop", table="orders", identifier="orders", key=["id"], cursor="updated_at")
 MARK = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -42,6 +43,13 @@ def test_a_backfill_reads_its_data_interval() -> None:
 def test_a_manual_run_reads_the_window_of_the_form() -> None:
     asked = context(window_start="2026-01-01T00:00:00Z", window_end="2026-01-02 00:00")
     assert tasks.requested_window(asked) == DAY
+
+
+@pytest.mark.parametrize(("key", "mode"), [(["id"], "window"), ([], "full")])
+def test_a_backfill_reads_a_table_without_a_key_whole(pipeline: Pipeline, key: list[str], mode: str) -> None:
+    """Nothing tells which rows of raw its slice would replace."""
+    spec, horizon = pipeline.spec(mode="full", key=key), pipeline.horizon()
+    assert tasks._window(context("backfill"), pipeline.warehouse, spec, None, horizon).mode == mode
 
 
 @pytest.mark.parametrize(
