@@ -17,11 +17,12 @@ last line says what does. A failed test is not retried: its last line holds the 
 data or the model, then clear that one task: it and what depends on it run again. Loading twice is harmless.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, Param
 
+from include.alerts import due_within, tell_failed
 from include.dbt_project import MODELS_DIR
 from include.rendering import render_pipeline
 from include.sources import load_specs
@@ -36,6 +37,8 @@ with DAG(
     start_date=datetime(2024, 1, 1),
     catchup=False,
     max_active_runs=1,
+    on_failure_callback=tell_failed,
+    deadline=due_within(timedelta(hours=2)),
     tags=["elt", "postgres", "dbt"],
     # The time between tries is Airflow's own option, [core] default_task_retry_delay: 5 minutes.
     default_args={"owner": "data-engineering", "retries": 3},

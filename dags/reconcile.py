@@ -17,11 +17,12 @@ What differs again and again was written behind the watermark (by a clock that i
 changed without its cursor: widen `overlap`, or set `deletes: soft`.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param
 
+from include.alerts import due_within, tell_failed
 from include.dbt_project import MODELS_DIR
 from include.maintenance import anything_repaired, reconcile_table
 from include.sources import load_specs
@@ -36,6 +37,8 @@ with DAG(
     start_date=datetime(2024, 1, 1),
     catchup=False,
     max_active_runs=1,
+    on_failure_callback=tell_failed,
+    deadline=due_within(timedelta(hours=6)),
     tags=["elt", "postgres", "maintenance"],
     default_args={"owner": "data-engineering", "retries": 3},
     params={

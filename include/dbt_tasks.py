@@ -41,6 +41,9 @@ CONNECTIONS = ("warehouse_dbt", "warehouse")
 FAILING_ROWS = "failing_rows"
 """XCom of a test that failed: the table in which dbt keeps the rows."""
 
+FAILED_ROWS = "failed_rows"
+"""XCom of a test that failed: how many rows did."""
+
 TRANSIENT = re.compile(
     "could not connect|connection (refused|timed out|reset|to server)|server closed|terminating connection"
     "|the database system is|too many (clients|connections)|remaining connection slots|could not translate host"
@@ -143,9 +146,10 @@ class DbtTest(_InProcess, DbtTestLocalOperator):
     def conclude(self, result: dbtRunnerResult) -> None:
         failed = [] if result.exception else [each for each in result.result.results if each.status == "fail"]
         for each in failed:
-            rows = each.node.relation_name
+            rows, ti = each.node.relation_name, get_current_context()["ti"]
+            ti.xcom_push(FAILED_ROWS, each.failures)
             if rows:
-                get_current_context()["ti"].xcom_push(FAILING_ROWS, each.node.alias)
+                ti.xcom_push(FAILING_ROWS, each.node.alias)
             raise AirflowFailException(
                 f"dbt test {each.node.name} failed: {each.message}"
                 + (f"; the rows: select * from {rows}" if rows else "")

@@ -14,6 +14,7 @@ from airflow.providers.standard.operators.trigger_dagrun import DagIsPaused
 from airflow.sdk import DAG, CronDataIntervalTimetable
 from cosmos.operators.local import DbtRunLocalOperator, DbtSnapshotLocalOperator, DbtTestLocalOperator
 
+from include.alerts import tell_failed
 from include.dbt_project import MODELS_DIR, graph_path
 from include.local.environment import ROOT
 from include.sources import load_specs
@@ -161,6 +162,13 @@ def test_policies_of_every_dag(bag: DagBag) -> None:
         for task in dag.tasks:
             assert task.owner != "airflow", f"{dag.dag_id}.{task.task_id}: name an owner in default_args"
             assert (task.retries, task.retry_delay) == (3, timedelta(minutes=5)), f"{dag.dag_id}.{task.task_id}"
+
+
+def test_people_are_told_of_what_runs_by_the_clock(bag: DagBag) -> None:
+    scheduled = [dag for dag in bag.dags.values() if isinstance(dag.timetable, CronDataIntervalTimetable)]
+    assert {dag.dag_id for dag in scheduled} == {"elt_pipeline", "reconcile"}
+    for dag in scheduled:
+        assert dag.on_failure_callback is tell_failed and dag.deadline, f"{dag.dag_id}: see include/alerts.py"
 
 
 def test_a_repair_is_followed_by_a_run_of_the_pipeline(bag: DagBag) -> None:

@@ -11,7 +11,15 @@ import pytest
 
 from include.local.environment import ROOT
 
-KNOW_AIRFLOW = {"tasks.py", "rendering.py", "dbt_tasks.py", "maintenance.py", "commands.py", "health_page.py"}
+KNOW_AIRFLOW = {
+    "tasks.py",
+    "rendering.py",
+    "dbt_tasks.py",
+    "maintenance.py",
+    "commands.py",
+    "health_page.py",
+    "alerts.py",
+}
 MODULES = sorted((ROOT / "include").rglob("*.py"))
 
 

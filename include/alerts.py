@@ -1,0 +1,162 @@
+"""Tells people that a run failed or is late: one message a run, to the web hook in the Airflow connection `alerts`.
+
+A message holds names, counts and links. The texts of errors and the rows themselves stay where Airflow's users and the
+warehouse's roles decide who reads them: both can quote data, and a chat keeps what it is sent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import quote, urlencode
+from urllib.request import Request, urlopen
+
+import structlog
+from airflow.sdk import DAG, BaseHook, Connection, Context
+from airflow.sdk.configuration import conf
+from airflow.sdk.definitions.callback import SyncCallback
+from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
+from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk.execution_time import task_runner
+from airflow.sdk.execution_time.xcom import XCom
+
+from include.errors import ConfigError
+
+CONNECTION = "alerts"
+TIMEOUT_SECONDS = 5
+MAX_TASKS = 20
+
+log = structlog.get_logger(__name__)
+
+
+def due_within(interval: timedelta) -> DeadlineAlert:
+    """Have people told of a run that has not succeeded so long after it was queued."""
+    queued = DeadlineReference.DAGRUN_QUEUED_AT
+    return DeadlineAlert(reference=queued, interval=interval, callback=SyncCallback(tell_late))
+
+
+def tell_failed(context: Context) -> None:
+    """Tell which tasks of a run failed. A DAG's `on_failure_callback`: the DAG processor calls it at the run's end.
+
+    So does `airflow dags test`, in a process that cannot ask Airflow; its terminal says what failed.
+    """
+    if not hasattr(task_runner, "SUPERVISOR_COMMS"):
+        log.info("nobody else was told: this run was started by `airflow dags test`")
+    elif connection := _connection():
+        dag, run_id = context["dag"], context["run_id"]
+        _post(connection, failed_text(dag, run_id, str(context.get("reason", ""))))
+
+
+def tell_late(context: Mapping[str, Any]) -> None:
+    """Tell that a run is late. A deadline's callback: the executor calls it, in a process of its own.
+
+    Nobody waits for a backfill at a certain hour, and who waits for a run that failed has been told.
+    """
+    run = context["dag_run"]
+    if run["run_type"] == "backfill" or run["state"] == "failed":
+        log.info("nobody has to be told", **{key: run[key] for key in ("dag_run_id", "run_type", "state")})
+    elif connection := _connection():
+        _post(connection, late_text(run, str(context["deadline"]["deadline_time"])))
+
+
+def failed_text(dag: DAG, run_id: str, reason: str) -> str:
+    """The message about a run that failed; asks Airflow for the states of its tasks."""
+    states = task_runner.RuntimeTaskInstance.get_task_states(dag.dag_id, run_ids=[run_id]).get(run_id, {})
+    failed = sorted(key for key, state in states.items() if state == "failed")
+    blocked = sum(state == "upstream_failed" for state in states.values())
+    lines = [f"{dag.dag_id} failed: {len(failed)} of {len(states)} tasks, and {blocked} that wait for them"]
+    lines += [_failure(dag, run_id, key) for key in failed[:MAX_TASKS]]
+    if len(failed) > MAX_TASKS:
+        lines.append(f"• and {len(failed) - MAX_TASKS} more")
+    if not failed:
+        lines.append(f"• {reason}")
+    return "\n".join([*lines, f"The run: {_link(dag.dag_id, run_id)}"])
+
+
+def late_text(run: Mapping[str, Any], due_at: str) -> str:
+    """The message about a run that is late."""
+    since = run["start_date"] if run["state"] == "running" else run["end_date"] or run["queued_at"]
+    late = f"{run['dag_id']} is late: due by {_minute(due_at)}, {run['state']} since {_minute(since)}"
+    return f"{late}\nThe run: {_link(run['dag_id'], run['dag_run_id'])}"
+
+
+def _minute(instant: str) -> str:
+    return f"{datetime.fromisoformat(instant).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _failure(dag: DAG, run_id: str, key: str) -> str:
+    """A task that failed: its name, of a dbt test its rows, and its log."""
+    mapped, _, index = key.rpartition("_")
+    if dag.has_task(key):
+        return f"• {key}{_rows(dag.get_task(key), run_id)}\n  {_link(dag.dag_id, run_id, key)}"
+    if not dag.has_task(mapped):
+        return f"• {key}, which the DAG no longer has"
+    # Airflow appends its number to a mapped task. Which table that is, of the DAG reconcile, is known without asking.
+    values = dag.get_task(mapped)._get_specified_expand_input().value.values()
+    known = [str(value[int(index)]) for value in values if isinstance(value, list)]
+    return f"• {' '.join([mapped, *(known or [index])])}\n  {_link(dag.dag_id, run_id, mapped, int(index))}"
+
+
+def _rows(task: Any, run_id: str) -> str:
+    """How many rows failed a dbt test, and the table that keeps them."""
+    from include.dbt_tasks import FAILED_ROWS, FAILING_ROWS, DbtTest
+    from include.health import FAILURES_SCHEMA
+
+    if not isinstance(task, DbtTest):
+        return ""
+    place = {"dag_id": task.dag_id, "task_id": task.task_id, "run_id": run_id}
+    count, table = XCom.get_one(key=FAILED_ROWS, **place), XCom.get_one(key=FAILING_ROWS, **place)
+    if count is None:  # it broke before it could count
+        return ""
+    return f": {count:,} failing row{'s' * (count != 1)}" + (f", kept in {FAILURES_SCHEMA}.{table}" if table else "")
+
+
+def _link(dag_id: str, run_id: str, task_id: str | None = None, index: int = -1) -> str:
+    """Where Airflow's UI shows a run, or the log of a task in it."""
+    url = f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/{dag_id}/runs/{quote(run_id, safe='')}"
+    if task_id:
+        url += f"/tasks/{quote(task_id)}" + (f"/mapped/{index}" if index >= 0 else "")
+    return url
+
+
+def _connection() -> Connection | None:
+    try:
+        return BaseHook.get_connection(CONNECTION)
+    except AirflowNotFoundException:
+        log.info(f"nobody was told: Airflow has no connection {CONNECTION!r}")
+        return None
+
+
+def _post(connection: Connection, text: str) -> None:
+    """Send `{"text": …}`, as chats take it. What goes wrong is logged without the address, whose path is secret."""
+    request = Request(address(connection), json.dumps({"text": text}).encode(), {"Content-Type": "application/json"})
+    try:
+        with urlopen(request, timeout=TIMEOUT_SECONDS):
+            log.info("people were told", text=text)
+    except (OSError, HTTPException, ValueError) as error:
+        said = (
+            f"{error.code} {error.reason}"
+            if isinstance(error, HTTPError)
+            else type(error.__context__ or error).__name__
+        )
+        log.warning(f"nobody was told: the address in the connection {CONNECTION!r} did not take it: {said}", text=text)
+
+
+def address(connection: Connection) -> str:
+    """The URL in a connection: all of it in `host`, or in parts, as Airflow reads `AIRFLOW_CONN_ALERTS=https://…`.
+
+    Raises:
+        ConfigError: it is no http or https URL.
+    """
+    host, kind = connection.host or "", connection.conn_type
+    if "://" not in host and host:
+        query = f"?{urlencode(connection.extra_dejson)}" if connection.extra else ""
+        host += f":{connection.port}" if connection.port else ""
+        host = f"{kind}://{host}/{quote(connection.schema or '')}{query}"
+    if not host.startswith(("https://", "http://")):
+        raise ConfigError(f"connection {CONNECTION!r} is of type {kind!r}; write AIRFLOW_CONN_ALERTS=https://host/path")
+    return host
