@@ -136,7 +136,9 @@ def test_the_rows_of_a_failed_test_are_one_click_away_and_escaped(
     answer = page(server, f"{PAGE}failures", run_id=RUN, task_id=TEST)
     assert "<td>&lt;script&gt;alert(1)&lt;/script&gt;</td>" in answer.text and HOSTILE not in answer.text
     assert "default-src 'none'" in answer.headers["content-security-policy"]
-    assert f"/runs/{quote(RUN, safe='')}/tasks/{TEST}\"" in answer.text and "then clear the task" in answer.text
+    assert (
+        f"/runs/{quote(RUN, safe='')}/tasks/{TEST}\"" in answer.text and "the next run reads them again" in answer.text
+    )
     other = page(server, f"{PAGE}failures", run_id=HOSTILE, task_id=HOSTILE).text
     assert "None are kept" in other and HOSTILE not in other
 
