@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from hashlib import md5
 from typing import Any, Literal, Self, get_args, get_type_hints
 
 from include.buckets import Buckets
@@ -11,6 +13,11 @@ from include.buckets import Buckets
 Mode = Literal["first", "incremental", "full", "window", "repair"]
 """`first`: no earlier load. `incremental`: from the watermark on. `full`: every row again. `window`: a backfill.
 `repair`: all rows of some buckets, whatever their cursor."""
+
+
+def digest(value: dict[str, Any]) -> str:
+    """Of JSON; the same for equal values."""
+    return md5(json.dumps(value, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
 
 
 def to_text(instant: datetime) -> str:
@@ -92,6 +99,7 @@ class Part(_Message):
         watermark_before: The Airflow Variable as this extraction read it.
         started_at: Begin of the extraction by the warehouse's clock.
         shape: Digest of the source table's shape, which every range has to find again.
+        entry: Digest of what the table's entry said of reading, which the load has to find again.
         added: Columns that raw lacked when the table was looked at; None where there was no raw table.
         ranges: How many parts the extraction has; `number` counts them from 0.
     """
@@ -109,6 +117,7 @@ class Part(_Message):
     watermark_before: str | None
     started_at: datetime
     shape: str
+    entry: str
     added: tuple[str, ...] | None
     number: int
     ranges: int

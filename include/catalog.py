@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from psycopg import sql
 from psycopg.rows import class_row
@@ -60,6 +61,7 @@ class UserType:
     name: str
     schema: str
     labels: list[str] | None
+    is_row: bool
     creation: str | None
 
 
@@ -101,7 +103,7 @@ def source_columns(connection: Connection, spec: TableSpec) -> tuple[Column, ...
         if name not in types:
             raise ConfigError(f"{spec.name}: column {name!r} does not exist; it has {', '.join(types)}")
     if spec.cursor:
-        _check_cursor(spec, types[spec.cursor])
+        _check_cursor(spec, next(column.declared_type for column in columns if column.name == spec.cursor))
     return _fitting(spec, tuple(_extracted(spec, columns)))
 
 
@@ -138,7 +140,14 @@ def relation_of(connection: Connection, spec: TableSpec) -> tuple[int, str] | No
 
 def _check_cursor(spec: TableSpec, cursor_type: str) -> None:
     plain = cursor_type.split("(")[0]
+    if "(" in cursor_type and spec.overlap < timedelta(seconds=1):
+        raise ConfigError(
+            f"{spec.name}: cursor {spec.cursor!r} is {cursor_type}, which rounds: a row may be stamped before its "
+            "transaction began; set `overlap: 1 second` or more"
+        )
     if "with time zone" in cursor_type and plain.startswith("timestamp"):
+        if spec.cursor_zone:
+            raise ConfigError(f"{spec.name}: cursor {spec.cursor!r} has a time zone of its own; remove `cursor_zone:`")
         return
     if "without time zone" in cursor_type and plain.startswith("timestamp"):
         if spec.cursor_zone:
@@ -166,7 +175,7 @@ def refuse_cursor_of_elsewhere(connection: Connection, spec: TableSpec) -> None:
     filled = filled_elsewhere(connection, spec.schema_name, spec.identifier)
     if filled:
         raise ConfigError(
-            f"{spec.name}: {filled}: its rows appear after later ones were read, and a cursor alone misses them; add "
+            f"{spec.name}: {filled}: rows can appear in it after later ones were read, which a cursor misses; add "
             "`deletes: soft` to `mode: incremental`, which compares keys and cursors in every run, or set `mode: full`"
         )
 
@@ -202,6 +211,12 @@ def check_types(
             f"{spec.name}: the warehouse has no type {', '.join(kind.name for kind in missing)}; "
             f"run there: {statements or 'an upgrade of PostgreSQL'}, or write `columns: {{name of the column: text}}`"
         )
+    for name, kind in wanted.items():
+        if kind.is_row and kind.creation != have[name].creation:
+            raise DriftError(
+                f"{spec.name}: type {name} has other attributes in the warehouse ({have[name].creation}) than in the "
+                f"source ({kind.creation}); change it there by `alter type`, or write `columns: {{its column: text}}`"
+            )
     additions = {kind.name: _missing_labels(spec, kind, have[kind.name]) for kind in wanted.values() if kind.labels}
     return {name: statements for name, statements in additions.items() if statements}
 

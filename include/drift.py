@@ -7,6 +7,8 @@ from typing import Any
 
 import structlog
 from psycopg import sql
+from psycopg.errors import InsufficientPrivilege
+from psycopg.rows import dict_row
 
 from include.batch import Window
 from include.catalog import (
@@ -14,10 +16,10 @@ from include.catalog import (
     check_types,
     raw_columns,
     refuse_cursor_of_elsewhere,
-    relation_of,
     source_columns,
 )
 from include.errors import DriftError
+from include.extract.rows import in_window
 from include.sessions import Connection, relation_text
 from include.sources import LOADED_COLUMNS, TableSpec
 from include.sql import statement
@@ -36,9 +38,6 @@ WIDER = {
     "date": {"timestamp without time zone"},
 }
 """Types that hold every value of another, and to which both servers convert it alike."""
-
-ENTRY = ("key", "cursor", "cursor_zone", "mode", "columns")
-"""What of a source entry decides which rows an incremental run has read so far, and as what."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +79,14 @@ class Examined:
     has_raw: bool
 
 
-def examine(source: Connection, warehouse: Connection, spec: TableSpec, *, reads_all: bool) -> Examined:
+def examine(source: Connection, warehouse: Connection, spec: TableSpec, window: Window) -> Examined:
     """Look at the source table, its raw table and what the ledger remembers; changes nothing.
 
     Args:
         source: A pinned session on the source.
         warehouse: A pinned session of the loader role, on a warehouse that has the ledger.
         spec: The table.
-        reads_all: Whether every row is about to be read; a table that was created again then is none to stop at.
+        window: What is about to be read; a table that was created again is none to stop at where that is every row.
 
     Raises:
         ConfigError, TerminalError: the table is not as declared, or the warehouse lacks a type.
@@ -102,10 +101,17 @@ def examine(source: Connection, warehouse: Connection, spec: TableSpec, *, reads
     if raw:
         last = ledger.last_shape(warehouse, spec)
         if last:
-            _refuse_new_identity(spec, last, shape, raw, reads_all)
-        _refuse_other_key(spec, raw)
+            _refuse_new_identity(spec, last, shape, raw, window.reads_all)
+        refuse_other_key(spec, raw)
         found = compare(spec, columns, raw)
-        drift = replace(found, labels=drift.labels, unseen=_unseen(last, shape, raw) if last and not reads_all else ())
+        drift = replace(found, labels=drift.labels, gone=ledger.of_the_source(warehouse, spec, found.gone))
+        if last and window.mode == "incremental":
+            unseen = (
+                *_rewritten(last, shape, raw),
+                *_other_entry(last, shape),
+                *_attached(source, spec, last, shape, window),
+            )
+            drift = replace(drift, unseen=unseen)
         _refuse_blocked(warehouse, spec, drift)
         if spec.drift == "freeze":
             _refuse_any(spec, last, shape, drift)
@@ -114,10 +120,12 @@ def examine(source: Connection, warehouse: Connection, spec: TableSpec, *, reads
 
 def shape_of(source: Connection, spec: TableSpec, columns: tuple[Column, ...]) -> dict[str, Any]:
     """What the ledger keeps of a source table, as JSON."""
-    relation = relation_of(source, spec)
+    values = {"relation": relation_text(spec.schema_name, spec.identifier)}
+    with source.cursor(row_factory=dict_row) as cursor:
+        relation = cursor.execute(statement("shape"), values).fetchone()
+    assert relation is not None
     described = {column.name: [column.number, column.declared_type, column.is_not_null] for column in columns}
-    entry = spec.model_dump(mode="json", include=set(ENTRY))
-    return {"oid": relation and relation[0], "columns": described, "entry": entry}
+    return {**relation, "columns": described, "entry": spec.reading}
 
 
 def compare(spec: TableSpec, columns: tuple[Column, ...], raw: tuple[Column, ...]) -> Drift:
@@ -193,7 +201,12 @@ def _refuse_new_identity(
             )
 
 
-def _refuse_other_key(spec: TableSpec, raw: tuple[Column, ...]) -> None:
+def refuse_other_key(spec: TableSpec, raw: tuple[Column, ...]) -> None:
+    """Refuse a raw table whose primary key is not the declared one.
+
+    Raises:
+        DriftError: carries the DDL to run.
+    """
     key = {column.name: column.primary_key for column in raw if column.primary_key}
     if key.keys() == set(spec.key):
         return
@@ -209,18 +222,55 @@ def _refuse_other_key(spec: TableSpec, raw: tuple[Column, ...]) -> None:
     )
 
 
-def _unseen(last: dict[str, Any], shape: dict[str, Any], raw: tuple[Column, ...]) -> tuple[str, ...]:
+def _rewritten(last: dict[str, Any], shape: dict[str, Any], raw: tuple[Column, ...]) -> list[str]:
+    """What of the table has other values now, in rows whose cursor says nothing of it."""
     held = {column.name for column in raw}
     before, now = last["columns"], shape["columns"]
-    # Another column of an old name, or another type: PostgreSQL wrote all of its values anew.
-    columns = [
-        f"column {name!r} was {'rewritten' if name in before else 'added again'}"
-        for name, each in now.items()
-        if (each[:2] != before[name][:2] if name in before else name in held)
+    changes = []
+    for name, each in now.items():
+        # Another column of an old name, or another type: PostgreSQL wrote all of its values anew.
+        if name in before and (each[:2] != before[name][:2] or _lost(last, shape, name)):
+            changes.append(f"column {name!r} was rewritten")
+        elif name not in before and name in held:
+            changes.append(f"column {name!r} is new, and raw has one of its name")
+    views = last.get("views", {})
+    return changes + [
+        f"view {name} was replaced" for name, text in shape["views"].items() if text != views.get(name, text)
     ]
+
+
+def _lost(last: dict[str, Any], shape: dict[str, Any], name: str) -> set[str]:
+    """What a column's values were made of and no longer are: a label, an attribute, an expression, the type itself."""
+    return set(last.get("made_of", {}).get(name, ())) - set(shape["made_of"].get(name, ()))
+
+
+def _other_entry(last: dict[str, Any], shape: dict[str, Any]) -> list[str]:
     entry = shape["entry"]
-    settings = [name for name, value in last.get("entry", entry).items() if value != entry[name]]
-    return (*columns, *(f"`{name}` changed in its source entry" for name in settings))
+    changed = [name for name, value in last.get("entry", entry).items() if value != entry[name]]
+    return [f"`{name}` changed in its source entry" for name in changed]
+
+
+def _attached(
+    source: Connection, spec: TableSpec, last: dict[str, Any], shape: dict[str, Any], window: Window
+) -> list[str]:
+    """Partitions that came with rows of before the window."""
+    known, now = last.get("partitions", shape["partitions"]), shape["partitions"]
+    return [
+        f"partition {name} was attached with older rows"
+        for number, name in now.items()
+        if number not in known and _has_rows_before(source, spec, name, window)
+    ]
+
+
+def _has_rows_before(source: Connection, spec: TableSpec, partition: str, window: Window) -> bool:
+    before = sql.SQL("({}) is not true").format(in_window(spec, window))
+    query = sql.SQL("select exists (select from only {} where {})").format(sql.SQL(partition), before)  # a regclass
+    try:
+        with source.transaction():
+            row = source.execute(query).fetchone()
+    except InsufficientPrivilege:  # granted on the table alone
+        return True
+    return bool(row and row[0])
 
 
 def _refuse_blocked(warehouse: Connection, spec: TableSpec, drift: Drift) -> None:
@@ -239,7 +289,11 @@ def _refuse_any(spec: TableSpec, last: dict[str, Any] | None, shape: dict[str, A
     before, now = (last or shape)["columns"], shape["columns"]
     changes = [f"{name} {now[name][1]} is new" for name in now if name not in before]
     changes += [f"{name} is gone" for name in before if name not in now]
-    changes += [f"{name} was changed" for name in now if name in before and now[name] != before[name]]
+    changes += [
+        f"{name} was changed"
+        for name in now
+        if name in before and (now[name] != before[name] or _lost(last or shape, shape, name))
+    ]
     changes = changes or drift.statements(spec)
     if changes:
         raise DriftError(

@@ -55,7 +55,7 @@ def plan_table(
     plan = Plan(spec.name, problems=_missing_privileges(warehouse, spec))
     try:
         window = next_window(spec, variable, ledger.standing_mark(warehouse, spec), horizon)
-        found = examine(source, warehouse, spec, reads_all=window.reads_all)
+        found = examine(source, warehouse, spec, window)
         window = found.drift.follow(window)
         plan.steps.append(("window", describe(spec, window)))
         query = rows_of(spec, found.columns, in_window(spec, window))

@@ -26,6 +26,10 @@ MAX_NAME_BYTES = 63
 """A longer identifier is cut off by PostgreSQL: two tables could become one."""
 
 
+READING = {"key", "cursor", "cursor_zone", "mode", "columns"}
+"""What of an entry decides which rows a run reads, and as what."""
+
+
 class TableSpec(BaseModel):
     """One source table and how it is extracted (`config.meta.extract` of its dbt source entry).
 
@@ -34,8 +38,8 @@ class TableSpec(BaseModel):
         table: Name in dbt, in the raw schema and, unless `identifier` differs, in the source database.
         key: Columns that identify a row. May be empty for `mode: full` alone.
         cursor: Column that grows with every insert and update (timestamptz, or timestamp with `cursor_zone`).
-        mode: `incremental` upserts rows whose cursor moved; `append` inserts new keys and never updates;
-            `full` reads everything each time.
+        mode: `incremental` upserts rows whose cursor moved; `append` inserts new keys, and updates none
+            but where every row is read; `full` reads everything each time.
         deletes: `soft` stamps `_deleted_at` on rows that are gone from the source; `ignore` keeps them. With
             `incremental`, every run then compares keys and cursors by bucket: a scan of the table on both sides.
         overlap: How far before the watermark each run reads again. Covers clocks of writers that run behind.
@@ -136,6 +140,11 @@ class TableSpec(BaseModel):
     def reads_null_cursors(self) -> bool:
         """Whether every run reads the rows that have no cursor value."""
         return self.mode == "full" or self.null_cursor == "always"
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """`READING` of this entry, as JSON."""
+        return self.model_dump(mode="json", include=READING)
 
     @property
     def raw_schema(self) -> str:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from hashlib import md5
-from typing import Any
 
 import structlog
 from psycopg import sql
-from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedTable
+from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedFunction, UndefinedTable
 from psycopg.rows import class_row
 
-from include.batch import Batch, Horizon, Part, Staged, Window, to_text
+from include.batch import Batch, Horizon, Part, Staged, Window, digest, to_text
 from include.buckets import WHOLE, Buckets
 from include.catalog import Column, check_types, source_columns
 from include.drift import Drift, examine, shape_of
@@ -23,7 +20,7 @@ from include.extract.deletes import differing_buckets
 from include.extract.ranges import find_bounds, in_range
 from include.extract.rows import in_window, instant, rows_of
 from include.extract.stream import Copied, copy_format, stream
-from include.sessions import Connection, identifiers, lock_table, snapshot
+from include.sessions import Connection, identifiers, lock_table, relation_text, snapshot
 from include.sources import TableSpec
 from include.sql import statement
 from include.state import extractions
@@ -87,7 +84,7 @@ def begin_extraction(source: Connection, warehouse: Connection, request: Request
         # Where there is no such table, or no right to it, `examine` says so better.
         with suppress(UndefinedTable, InvalidSchemaName, InsufficientPrivilege):
             lock_table(source, spec.schema_name, spec.identifier)
-        found = examine(source, warehouse, spec, reads_all=request.window.reads_all)
+        found = examine(source, warehouse, spec, request.window)
         _follow(warehouse, spec, found.drift)
         window = found.drift.follow(request.window)
         bounds = find_bounds(source, spec, found.columns) if window.reads_all else []
@@ -111,7 +108,8 @@ def begin_extraction(source: Connection, warehouse: Connection, request: Request
         mark=_mark(spec, request, window, ticket.started_at) if spec.cursor else None,
         watermark_before=request.watermark_before,
         started_at=ticket.started_at,
-        shape=_digest(found.shape),
+        shape=digest(found.shape),
+        entry=digest(spec.reading),
         added=tuple(column.name for column in found.drift.added) if found.has_raw else None,
         number=0,
         ranges=len(bounds) + 1,
@@ -162,7 +160,7 @@ def _stage_part(
     seen = take_snapshot(source, spec)
     columns = source_columns(source, spec)
     names, form = [column.name for column in columns], copy_format(column.type for column in columns)
-    if check_types(source, warehouse, spec, columns) or _digest(shape_of(source, spec, columns)) != part.shape:
+    if check_types(source, warehouse, spec, columns) or digest(shape_of(source, spec, columns)) != part.shape:
         problem = f"{spec.name}: its columns or the labels of their types changed while it was about to be read"
         if spec.rows_per_range:
             raise TerminalError(f"{problem}; clear the table's {spec.first_task} task, which looks at it again")
@@ -186,6 +184,8 @@ def _stage_part(
         if differing.numbers:
             held = differing
             copied += copy(sql.SQL("{} and ({}) is not true").format(held.condition(identifiers(spec.key)), wanted))
+    if spec.key:
+        _refuse_key_twice(source, warehouse, spec, staging)
     if window.mode == "incremental":
         _warn_of_future_cursors(warehouse, spec, staging, seen)
     return Staged(seen.snapshot_xmax, seen.snapshot_running, copied.rows, copied.bytes, form, _now(warehouse)), held
@@ -250,6 +250,23 @@ def _refuse_null_cursors(
         )
 
 
+def _refuse_key_twice(source: Connection, warehouse: Connection, spec: TableSpec, staging: sql.Identifier) -> None:
+    """One of two rows with one key would be lost. Where the source's own index excludes it, nothing is looked at."""
+    values = {"relation": relation_text(spec.schema_name, spec.identifier), "key": list(spec.key)}
+    row = source.execute(statement("is_unique"), values).fetchone()
+    if row and row[0]:
+        return
+    query = sql.SQL("select row({key})::text from {staging} group by {key} having count(*) > 1 limit 1")
+    twice = None
+    with suppress(UndefinedFunction), warehouse.transaction():  # no such key can be indexed, as the load will say
+        twice = warehouse.execute(query.format(key=identifiers(spec.key), staging=staging)).fetchone()
+    if twice:
+        raise TerminalError(
+            f"{spec.name}: key {list(spec.key)} is not unique (several rows have {twice[0]}); "
+            "declare the columns that are"
+        )
+
+
 def _create_staging(extraction_id: int, spec: TableSpec, columns: tuple[Column, ...]) -> sql.Composed:
     # The type's spelling comes from format_type() of the source's catalog, already quoted.
     definitions = [sql.Identifier(c.name) + sql.SQL(" " + c.type) for c in columns]
@@ -274,7 +291,3 @@ def _now(connection: Connection) -> datetime:
     row = connection.execute("select clock_timestamp()").fetchone()
     assert row is not None
     return row[0]
-
-
-def _digest(shape: dict[str, Any]) -> str:
-    return md5(json.dumps(shape, sort_keys=True).encode(), usedforsecurity=False).hexdigest()

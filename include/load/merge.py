@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -57,7 +57,7 @@ class Counts:
     deleted: int = 0
 
 
-def upsert(connection: Connection, load: Load, newer: list[datetime], gone: list[str]) -> Counts:
+def upsert(connection: Connection, load: Load, newer: list[datetime], gone: Sequence[str]) -> Counts:
     """Insert what is new and update what differs. Unlike `on conflict`, MERGE locks and logs no row that it leaves."""
     query = sql.SQL(
         """
@@ -136,14 +136,14 @@ def _inserted(connection: Connection, load: Load) -> int:
 
 def _differs(load: Load, newer: list[datetime]) -> sql.Composable:
     """Whether the old row has to become the new one. `*<>` compares stored bytes: 1.0 and 1.00, 0 and -0 differ."""
-    if load.spec.mode == "append":
+    if load.spec.mode == "append" and not load.batch.window.reads_all:
         return sql.SQL("false")
     return sql.SQL("(row({})::record *<> row({})::record or old._deleted_at is not null) and {}").format(
         identifiers(load.names, sql.SQL("old.")), identifiers(load.names, sql.SQL("new.")), _not_newer(newer)
     )
 
 
-def _update(load: Load, gone: list[str], stamps: dict[str, sql.Literal]) -> sql.Composable:
+def _update(load: Load, gone: Sequence[str], stamps: dict[str, sql.Literal]) -> sql.Composable:
     # The key too: 1.0 and 1.00, or `a` and `A` of a citext, are one key in different bytes.
     assignments = [sql.SQL("{0} = new.{0}").format(sql.Identifier(name)) for name in load.names]
     assignments += [sql.SQL("{} = null").format(sql.Identifier(name)) for name in gone]

@@ -11,9 +11,9 @@ import structlog
 from psycopg import errors, sql
 from psycopg.rows import class_row
 
-from include.batch import Batch, LoadResult
+from include.batch import Batch, LoadResult, digest
 from include.catalog import Column, columns_of, estimated_rows, raw_columns
-from include.drift import Drift, add_column, change_type, compare, views_on
+from include.drift import Drift, add_column, change_type, compare, refuse_other_key, views_on
 from include.errors import DriftError, TerminalError
 from include.load.merge import SMALL_SHARE, Counts, Load, replace_all, soft_delete, upsert
 from include.load.order import OtherLoad, newer_loads
@@ -55,7 +55,10 @@ def load_batch(connection: Connection, spec: TableSpec, *parts: Batch) -> LoadRe
         if earlier:
             log.info("this batch was loaded before: nothing to do", table=spec.name)
             return earlier
+        _refuse_another_entry(spec, batch)
         newer = newer_loads(connection, spec, batch)
+        if newer:
+            extractions.forget_shape(connection, batch)
         columns = _staged_columns(connection, spec, parts)
         load = Load(spec, batch, parts[-1], columns, _next_loaded_at(connection, spec))
         raw = raw_columns(connection, spec)
@@ -75,6 +78,14 @@ def load_batch(connection: Connection, spec: TableSpec, *parts: Batch) -> LoadRe
     assert result is not None
     log.info("loaded", **result.to_json())
     return result
+
+
+def _refuse_another_entry(spec: TableSpec, batch: Batch) -> None:
+    if batch.entry != digest(spec.reading):
+        raise TerminalError(
+            f"{spec.name}: its source entry changed after this was read; clear the table's {spec.first_task} task, "
+            "which reads it again"
+        )
 
 
 def _find_load(connection: Connection, batch: Batch) -> LoadResult | None:
@@ -105,7 +116,7 @@ def _next_loaded_at(connection: Connection, spec: TableSpec) -> datetime:
 def _refuse_a_part_as_the_whole(connection: Connection, load: Load, newer: list[OtherLoad]) -> None:
     """Raw is gone, but the ledger says it was loaded: less than was in it must not take its place under that mark."""
     last, batch = ledger.last_mark(connection, load.spec), load.batch
-    if last and (not batch.window.reads_all or newer):
+    if batch.mode == "repair" or last and (not batch.window.reads_all or newer):
         raise TerminalError(
             f"{load.spec.name}: {load.spec.raw_schema}.{load.spec.table} was dropped after this was read; clear the "
             f"table's {load.spec.first_task} task: without the raw table it reads everything (a backfill: after a "
@@ -140,10 +151,11 @@ def _adopt(connection: Connection, load: Load) -> Counts:
 
 def _merge(connection: Connection, load: Load, raw: tuple[Column, ...], newer: list[datetime]) -> Counts:
     """Bring raw to what the batch shows, changing only rows that differ."""
+    refuse_other_key(load.spec, raw)
     drift = _drift_since_the_look(load, raw)
     _evolve(connection, load.spec, drift)
     if load.spec.key:
-        counts = upsert(connection, load, newer, list(drift.gone))
+        counts = upsert(connection, load, newer, ledger.of_the_source(connection, load.spec, drift.gone))
         held = extractions.held_buckets(connection, load.batch.extraction_id)
         if held and load.spec.deletes == "soft":
             counts = replace(counts, deleted=soft_delete(connection, load, held, newer))

@@ -1,5 +1,5 @@
--- Reads only. What of a relation, through views and partitions, is filled by no transaction of its own database; or no
--- row.
+-- Reads only. What of a relation, through views and partitions, shows rows at another time than a transaction of its
+-- own database writes them; or no row.
 with recursive reached as (
     select
         pg_class.oid,
@@ -35,6 +35,14 @@ filled as (
         case
             when reached.relkind = 'm' then 'a materialized view'
             when reached.relkind = 'f' then 'a foreign table'
+            -- No row can be changed through it: it joins, groups or limits.
+            when reached.relkind = 'v' and pg_relation_is_updatable(reached.oid, false) & 4 = 0
+                then 'a view of more than the rows of one table'
+            when
+                reached.relkind = 'v'
+                and pg_get_viewdef(reached.oid)
+                ~* '\m(now\(|current_(date|time)|local(time)|(clock|statement|transaction)_timestamp|timeofday)'
+                then 'a view that goes by the time'
             when exists (
                 select 1
                 from pg_subscription_rel

@@ -50,6 +50,7 @@ select
     format_type(kind.oid, -1) as name,
     cast(pg_namespace.nspname as text) as schema,
     enums.labels,
+    kind.typtype = 'c' as is_row,
     case
         when extension.extname is not null
             then

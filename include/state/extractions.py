@@ -115,6 +115,12 @@ def record(connection: Connection, part: Part, staged: Staged, held: Buckets | N
     connection.execute(query, (*astuple(staged), *buckets, part.extraction_id, part.number))
 
 
+def forget_shape(connection: Connection, part: Part) -> None:
+    """Keep what an extraction saw of its table out of the ledger: raw has rows that others read, by what they saw."""
+    query = "update _elt.extraction set source_shape = null where extraction_id = %s"
+    connection.execute(query, (part.extraction_id,))
+
+
 def staged_rows(connection: Connection, part: Part) -> dict[int, int | None]:
     """Rows staged of each range, None while they are not; the ranges are held until the transaction ends.
 

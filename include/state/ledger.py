@@ -99,6 +99,20 @@ def last_shape(connection: Connection, spec: TableSpec) -> dict[str, Any] | None
     return row and row[0]
 
 
+def of_the_source(connection: Connection, spec: TableSpec, columns: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of some columns of raw that a load has brought; the others a person added, and they stay as they are."""
+    if not columns:
+        return ()
+    query = """
+        select column_name from unnest(%s::text[]) as column_name
+        where exists (
+            select from _elt.load_ledger
+            where source = %s and table_name = %s and source_shape -> 'columns' ? column_name
+        )"""
+    rows = connection.execute(query, (list(columns), spec.source, spec.table)).fetchall()
+    return tuple(name for (name,) in rows)
+
+
 def mark_published(connection: Connection, spec: TableSpec) -> None:
     """Note that the Variable now shows the ledger's mark: a lower value seen later is a person's edit."""
     connection.execute(

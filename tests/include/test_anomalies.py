@@ -249,14 +249,31 @@ SUBSCRIBE = (
             "create table t partition of r for values with (modulus 1, remainder 0);" + SUBSCRIBE,
             "public.t is filled by a subscription",
         ),
+        (
+            "create table c (id bigint primary key); create view t as select orders.* from orders join c using (id)",
+            "public.t is a view of more than the rows of one table",
+        ),
+        ("create view t as select * from orders where updated_at < now()", "public.t is a view that goes by the time"),
     ],
-    ids=["materialized view", "view of one", "foreign table", "partition", "subscription", "partition of one"],
+    ids=[
+        "materialized view",
+        "view of one",
+        "foreign",
+        "partition",
+        "subscription",
+        "partition of one",
+        "join",
+        "clock",
+    ],
 )
 @pytest.mark.parametrize("mode", ["incremental", "append"])
 def test_a_cursor_of_rows_that_no_transaction_here_writes_is_refused(
     pipeline: Pipeline, create: str, filled: str, mode: str
 ) -> None:
-    """They appear at a refresh, or when another server's transaction ends, with cursors that a run has passed."""
+    """They appear at a refresh, when another server's transaction or another table's row comes, or in time.
+
+    Their cursors are some that a run has passed.
+    """
     pipeline.warehouse.execute("create table public.r (id bigint); create publication p for table public.r")
     for statement in create.replace("COPIED", pipeline.warehouse_dsn).split(";"):
         pipeline.app.execute(statement)
@@ -275,6 +292,52 @@ def test_a_materialized_view_whose_keys_are_compared_loses_no_row(pipeline: Pipe
     pipeline.app.execute("refresh materialized view recent")
     assert pipeline.run(spec).rows_inserted == 1
     pipeline.assert_equal(table="recent")
+
+
+@pytest.mark.parametrize(
+    "how", ["alter table t attach partition u for values from (100) to (200)", "alter table u inherit t"]
+)
+@pytest.mark.parametrize("granted", [True, False])
+def test_a_table_attached_with_older_rows_is_read(pipeline: Pipeline, how: str, granted: bool) -> None:
+    """Filled beside the table, stamped below the mark, seen after it. One without older rows costs nothing."""
+    attach = "attach" in how
+    pipeline.app.execute(
+        f"create table t (id bigint primary key, updated_at timestamptz not null) {'partition by range (id)' * attach};"
+        f"create table first {'partition of t for values from (0) to (100)' if attach else '() inherits (t)'};"
+        "create table u (like t including all);"
+        "insert into first values (1, '2026-01-01'); insert into u values (100, '2026-01-01')"
+    )
+    spec = pipeline.spec("t")
+    pipeline.run(spec)
+    pipeline.app.execute("create role reader; grant pg_read_all_stats to reader; grant select on t to reader")
+    try:
+        pipeline.app.execute(how)
+        if not granted:
+            pipeline.source.execute("set session authorization reader")
+        assert pipeline.run(spec).mode == "full"
+        pipeline.source.execute("reset session authorization")
+        pipeline.assert_equal("id, updated_at", "t")
+    finally:
+        pipeline.source.execute("reset session authorization")
+        pipeline.app.execute("drop owned by reader; drop role reader")
+    pipeline.app.execute(
+        "create table v partition of t for values from (200) to (300)" if attach else "create table v () inherits (t)"
+    )
+    assert pipeline.run(spec).mode == "incremental"
+
+
+def test_a_cursor_that_rounds_needs_an_overlap_as_long(pipeline: Pipeline) -> None:
+    """timestamptz(0) takes the nearest second: half a second before its transaction began."""
+    pipeline.app.execute("create table t (id bigint primary key, updated_at timestamptz(0) not null default now())")
+    with pytest.raises(ConfigError, match="which rounds: .* set `overlap: 1 second` or more"):
+        pipeline.extract(pipeline.spec("t", overlap="0.5 seconds"))
+    pipeline.run(pipeline.spec("t", overlap="1 second"))
+
+
+def test_a_zone_is_refused_for_a_cursor_that_has_one(pipeline: Pipeline) -> None:
+    """It moved the window by the zone's offset: what came in between was never read."""
+    with pytest.raises(ConfigError, match="'updated_at' has a time zone of its own; remove `cursor_zone:`"):
+        pipeline.extract(pipeline.spec(cursor_zone="Asia/Tokyo", overlap="1 hour"))
 
 
 def test_a_transaction_of_another_database_does_not_hold_the_mark(pipeline: Pipeline) -> None:

@@ -8,6 +8,7 @@ import pytest
 from psycopg import sql
 
 from include.batch import Window
+from include.buckets import Buckets
 from include.catalog import estimated_rows
 from include.errors import TerminalError
 from include.state import ledger
@@ -142,6 +143,38 @@ def test_a_part_of_a_table_without_a_key_does_not_take_the_place_of_all(pipeline
     with pytest.raises(TerminalError, match="a part was read of a table without a key.*clear the table's extract task"):
         pipeline.load(spec, part)
     pipeline.assert_equal()
+
+
+@pytest.mark.parametrize("primary_key", ["(id, day)", "(id, updated_at)"])
+def test_two_rows_of_one_key_are_refused_where_one_equals_raw(pipeline: Pipeline, primary_key: str) -> None:
+    """The declared key is a part of the real one: MERGE found one row to change, and the other was lost."""
+    pipeline.app.execute(
+        f"create table t (id bigint, day date, updated_at timestamptz default now(), primary key {primary_key})"
+    )
+    pipeline.app.execute("insert into t values (1, '2026-01-01')")
+    pipeline.run(pipeline.spec("t"))
+    pipeline.app.execute("insert into t values (1, '2026-01-02')")
+    with pytest.raises(TerminalError, match=r"key \['id'\] is not unique \(several rows have \(1\)\)"):
+        pipeline.run(pipeline.spec("t"))
+
+
+def test_a_raw_table_without_its_key_stops_the_load(pipeline: Pipeline) -> None:
+    pipeline.run(pipeline.spec())
+    batch = pipeline.extract(pipeline.spec())
+    pipeline.warehouse.execute("alter table raw_shop.orders drop constraint orders_pkey")
+    with pytest.raises(TerminalError, match='run in the warehouse: alter table .* add primary key [(]"id"[)]'):
+        pipeline.load(pipeline.spec(), batch)
+
+
+def test_a_repair_does_not_take_the_place_of_a_dropped_raw_table(pipeline: Pipeline) -> None:
+    """Of `mode: full`, which has no mark that tells of it."""
+    spec = pipeline.spec(mode="full", cursor=None)
+    pipeline.insert(*range(20))
+    pipeline.run(spec)
+    part = pipeline.extract(spec, window=Window("repair", None, None, None, Buckets(4, (1,))))
+    pipeline.warehouse.execute("drop table raw_shop.orders")
+    with pytest.raises(TerminalError, match="was dropped after this was read"):
+        pipeline.load(spec, part)
 
 
 def test_a_new_version_of_a_row_stays_on_its_page(pipeline: Pipeline) -> None:
