@@ -254,11 +254,13 @@ def _attached(
     source: Connection, spec: TableSpec, last: dict[str, Any], shape: dict[str, Any], window: Window
 ) -> list[str]:
     """Partitions that came with rows of before the window."""
-    known, now = last.get("partitions", shape["partitions"]), shape["partitions"]
+    known = last.get("partitions", shape["partitions"])
+    new = sorted(set(shape["partitions"]) - set(known))
+    names = source.execute("select oid::regclass::text from unnest(%s::oid[]) as oid", (new,)).fetchall() if new else []
     return [
         f"partition {name} was attached with older rows"
-        for number, name in now.items()
-        if number not in known and _has_rows_before(source, spec, name, window)
+        for (name,) in names
+        if _has_rows_before(source, spec, name, window)
     ]
 
 

@@ -74,7 +74,7 @@ select
             inner join pg_inherits on reached.inhrelid = pg_inherits.inhparent
         )
 
-        select coalesce(jsonb_object_agg(cast(reached.inhrelid as text), cast(reached.inhrelid as regclass)), '{}')
+        select coalesce(jsonb_agg(reached.inhrelid order by reached.inhrelid), '[]')
         from reached
     ) as partitions
 from pg_class
