@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from dataclasses import replace as changed
 from typing import Any
 
@@ -70,11 +71,32 @@ def row_security_on() -> None:
 
 ONE_RUN, TWO_RUNS = {"one_run": 1.0}, {"two_runs": 1.0}
 
+LOST = r"lost \d+ rows|not in raw"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mutant's schedule, in which it shows soon and which ends with the first violation.
+
+    Attributes:
+        breaks: What a violation says that is its doing; any other is one of the drill, as without a mutant.
+    """
+
+    plan: Plan
+    breaks: str
+
+
 MUTANTS = {
-    "cursor at max(updated_at)": Plan(120, ("orders",), ONE_RUN, {}, 0, cursor_at_max),
-    "horizon after the snapshot": Plan(120, ("orders", "shapes"), ONE_RUN, {}, 0, horizon_after_snapshot),
-    "no version guard": Plan(120, ("orders", "shapes"), TWO_RUNS, {"pause": 1.0}, 0.7, no_version_guard),
-    "mark written before the commit": Plan(120, ("orders",), ONE_RUN, {"kill -9": 1.0}, 0.7, mark_before_commit),
-    "row-level policy hides rows": Plan(120, ("orders",), {"hidden_rows": 1.0}, {}, 0, row_security_on),
+    "cursor at max(updated_at)": Mutant(Plan(120, ("orders",), ONE_RUN, {}, 0, cursor_at_max), LOST),
+    "horizon after the snapshot": Mutant(Plan(120, ("orders", "shapes"), ONE_RUN, {}, 0, horizon_after_snapshot), LOST),
+    "no version guard": Mutant(
+        Plan(300, ("orders", "shapes"), TWO_RUNS, {"pause": 1.0}, 0.7, no_version_guard),
+        f"went back|above the ledger|{LOST}",
+    ),
+    "mark written before the commit": Mutant(
+        Plan(120, ("orders",), ONE_RUN, {"kill -9": 1.0}, 0.7, mark_before_commit), f"above the ledger|{LOST}"
+    ),
+    "row-level policy hides rows": Mutant(
+        Plan(120, ("orders",), {"hidden_rows": 1.0}, {}, 0, row_security_on), f"should have said|{LOST}"
+    ),
 }
-"""By name: a schedule in which the mutant shows soon. It ends with the first violation."""

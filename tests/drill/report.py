@@ -13,6 +13,16 @@ def kills(tally: Tally) -> int:
     return sum(count for kind, count in tally.strikes.items() if kind.startswith(DEADLY))
 
 
+def never_met(tally: Tally, *, all_kinds: bool) -> list[str]:
+    """What a drill has to have done to say anything, and did not."""
+    if not tally.schedules:
+        return ["no schedule was played: the machine is too slow for so few MINUTES="]
+    counts = {"green run was checked": tally.checks, "look at raw was taken": tally.looks}
+    if all_kinds:
+        counts |= {f"fault {kind!r} struck": tally.strikes[kind] for kind in STRIKES}
+    return [f"no {what}" for what, count in counts.items() if not count]
+
+
 def table(tally: Tally, seed: str, minutes: float) -> str:
     """The whole drill on one screen."""
     known = {f"{task}: {step}" for (task, _, _), steps in tally.steps.items() for step in steps}

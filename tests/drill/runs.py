@@ -50,6 +50,7 @@ class Tally:
     schedules: int = 0
     runs: Counter[str] = field(default_factory=Counter)
     strikes: Counter[str] = field(default_factory=Counter)
+    aimed_at: Counter[str] = field(default_factory=Counter)
     killed_at: Counter[str] = field(default_factory=Counter)
     steps: defaultdict[tuple[str, str | None, bool], set[str]] = field(default_factory=lambda: defaultdict(set))
     changes: int = 0
@@ -92,7 +93,7 @@ class Runs:
     violations: list[str] = field(default_factory=list)
     loaded: set[str] = field(default_factory=set)
     _zombies: list[Zombie] = field(default_factory=list)
-    _listeners: set[asyncio.Task[None]] = field(default_factory=set)
+    _listeners: dict[asyncio.Task[None], tuple[Attempt, int]] = field(default_factory=dict)
     _active: set[str] = field(default_factory=set)
     _alone: dict[str, bool] = field(default_factory=dict)
 
@@ -183,19 +184,23 @@ class Runs:
         steps = sorted(self.tally.steps[task, table, table in self.loaded])
         if not steps or self.rng.random() > chance:
             return None
-        kinds = {kind: weight for kind, weight in self.faults.items() if kind in STRIKES}
+        # Ten times as often until it has struck: a drill is to meet every kind.
+        kinds = {kind: weight * (1 if self.tally.strikes[kind] else 10) for kind, weight in self.faults.items()}
+        kinds = {kind: weight for kind, weight in kinds.items() if kind in STRIKES}
         if table == "blobs":
             kinds["disk full"] = 10 * kinds.get("disk full", 0)
         elif kinds.pop("disk full", None) and not kinds:
             return None
         kind = self.rng.choices(list(kinds), list(kinds.values()))[0]
         delay = self.rng.choice((0.0, 0.0, self.rng.uniform(0.0005, 0.02)))
-        if kind == "kill -9" and not delay:  # the one that was hit least
-            return Fault(
-                kind, min(steps, key=lambda step: (self.tally.killed_at[f"{task}: {step}"], self.rng.random()))
-            )
+        if kind == "kill -9" and not delay:  # aimed at least, not hit least: a rare step would take every later kill
+            step = min(steps, key=lambda step: (self.tally.aimed_at[f"{task}: {step}"], self.rng.random()))
+            self.tally.aimed_at[f"{task}: {step}"] += 1
+            return Fault(kind, step)
         if kind == "time out":
             steps = [step for step in steps if step.startswith("before")]
+        if kind == "disk full":  # what fails are writes
+            steps = [step for step in steps if step.startswith(("before warehouse: copy", "before warehouse: insert"))]
         return Fault(kind, self.rng.choice(steps), 0 if kind in ("freeze", "pause", "time out", "disk full") else delay)
 
     async def _attempt(self, attempt: Attempt) -> dict[str, Any]:
@@ -208,19 +213,19 @@ class Runs:
         os.close(writing)
         ended: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         listener = asyncio.create_task(self._listen(attempt, pid, reading, ended))
-        self._listeners.add(listener)
-        listener.add_done_callback(self._listeners.discard)
+        self._listeners[listener] = attempt, pid
+        listener.add_done_callback(self._listeners.pop)
         listener.add_done_callback(
             lambda done: done.exception() and not ended.done() and ended.set_exception(done.exception())
         )
-        try:
-            return await asyncio.wait_for(ended, HUNG_SECONDS)
-        except TimeoutError:
-            self.violations.append(
-                f"{attempt.task} of {attempt.table} hung for {HUNG_SECONDS} s; fault: {attempt.fault}"
-            )
-            os.kill(pid, signal.SIGKILL)
-            return {"ended": "failed"}
+        if await _are_done_in_time({ended}):
+            return ended.result()
+        self._end_hung(attempt, pid)
+        return {"ended": "failed"}
+
+    def _end_hung(self, attempt: Attempt, pid: int) -> None:
+        self.violations.append(f"{attempt.task} of {attempt.table} hung for {HUNG_SECONDS} s; fault: {attempt.fault}")
+        os.kill(pid, signal.SIGKILL)
 
     async def _listen(self, attempt: Attempt, pid: int, reading: int, ended: asyncio.Future[dict[str, Any]]) -> None:
         """Follow what a process tells, to its end."""
@@ -254,6 +259,7 @@ class Runs:
         if message["struck"] == "stop shop":
             self.expected_refusals.add(AFTER_A_CRASH)
         if "down" in message:
+            self.world.kill_server(message["pid"])  # the process may have ended before it came to that
             self.world.wait_until_down(message["down"], message["pid"])
             self.world.revive(message["down"])
         if message["struck"] == "freeze":
@@ -274,5 +280,19 @@ class Runs:
     async def end(self) -> None:
         """Wake the last zombies and wait for everything that still moves."""
         self.wake_all()
-        if self._listeners:
-            await asyncio.wait(self._listeners)
+        if not await _are_done_in_time(set(self._listeners)):
+            for listener, hung in self._listeners.items():
+                if not listener.done():
+                    self._end_hung(*hung)
+            await asyncio.wait(set(self._listeners))
+
+
+async def _are_done_in_time(awaited: set[asyncio.Future[Any]]) -> bool:
+    """Whether all are done within `HUNG_SECONDS` in which this loop listened.
+
+    It does not while a question waits for a lock or a server starts: however long that takes, it counts as a second.
+    """
+    for _ in range(HUNG_SECONDS):
+        if pending := {each for each in awaited if not each.done()}:
+            await asyncio.wait(pending, timeout=1)
+    return all(each.done() for each in awaited)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import random
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -23,6 +24,8 @@ from tests.drill.runs import KINDS, Runs, Tally
 from tests.drill.world import World
 
 FORK = multiprocessing.get_context("fork")
+
+CUT_WRITERS_OFF = "select pg_terminate_backend(pid, 1000) from pg_stat_activity where usename = 'shop_app'"
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,15 @@ class Schedule:
         seen.unlink(missing_ok=True)
         writing = [
             FORK.Process(
-                target=writers.write, args=(self.world.app_dsn, self.specs, f"{self.seed}/{slot}", changes, slot)
+                target=writers.write,
+                name=f"writer {slot}",
+                args=(self.world.app_dsn, self.specs, f"{self.seed}/{slot}", changes, slot),
             )
             for slot in range(3)
         ]
-        watching = FORK.Process(target=invariants.watch, args=(self.world, self.specs, seen, looks))
+        watching = FORK.Process(
+            target=invariants.watch, name="the watch on raw", args=(self.world, self.specs, seen, looks)
+        )
         with (self.world.folder / "tasks.log").open("ab") as log:
             plan = self.plan
             self.runs = Runs(self.world, self.rng, self.tally, log, plan.faults, plan.intensity, plan.mutate)
@@ -92,7 +99,7 @@ class Schedule:
                 if not self.runs.violations:
                     await self._settle()
             finally:
-                _end([*writing, watching])
+                self.runs.violations += _end([*writing, watching])
                 await self.runs.end()
         if seen.exists():
             self.runs.violations += seen.read_text().splitlines()[:3]
@@ -197,7 +204,7 @@ class Schedule:
         if await self.runs.run(self._scheduled(), self.specs):
             self.runs.violations.append(f"a run was green that should have said {refusal!r}")
         await self.runs.end()
-        self.world.ask(SOURCE, lambda connection: connection.execute(undo))
+        self.world.ask(SOURCE, lambda connection: _insist(connection, undo))
         self.runs.expected_refusals.discard(refusal)
 
     async def _later(self, scene: Callable[[], Awaitable[None]]) -> None:
@@ -213,9 +220,24 @@ class Schedule:
         return start, start + timedelta(seconds=self.rng.uniform(0.5, 10))
 
 
-def _end(processes: list[Any]) -> None:
+def _insist(connection: psycopg.Connection, change: str) -> None:
+    """Change the source; writers who are busy at it all the time are cut off before the next try."""
+    try:
+        connection.execute(change)
+    except psycopg.errors.LockNotAvailable:
+        connection.execute(CUT_WRITERS_OFF)
+        raise
+
+
+def _end(processes: list[Any]) -> list[str]:
+    """End writers and watch. One that had died is a violation: nobody has written or looked since."""
     for process in processes:
         if process.is_alive():
             process.terminate()
     for process in processes:
         process.join()
+    return [
+        f"{process.name} died with exit code {process.exitcode}; what it said is above"
+        for process in processes
+        if process.exitcode not in (0, -signal.SIGTERM)  # the latter was ended before it had begun
+    ]

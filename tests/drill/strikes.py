@@ -74,10 +74,14 @@ def _terminate(side: str) -> Strike:
 
 def _stop(side: str) -> Strike:
     def strike(attempt: Attempt, fault: Fault) -> None:
-        pid = attempt.world.kill_server(side)
+        pid = attempt.world.postmaster(side)
+        if pid is None:
+            return  # another task was faster
+        # First of all: this process may end at once, and a server that nobody knows to be down stays down.
+        attempt.tell(struck=fault.kind, step=fault.step, down=side, pid=pid)
+        attempt.world.kill_server(pid)
         if not fault.delay:
             attempt.world.wait_until_down(side, pid)
-        attempt.tell(struck=fault.kind, step=fault.step, down=side, pid=pid)
 
     return strike
 

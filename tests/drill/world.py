@@ -132,23 +132,21 @@ class World:
                 self.revive(side)
         raise failed
 
-    def kill_server(self, side: str) -> int | None:
-        """What `pg_ctl stop -m immediate` does: no checkpoint, no goodbye. The process it was, None if it was down."""
-        try:
-            pid = self._postmaster(side)
+    def kill_server(self, pid: int) -> None:
+        """What `pg_ctl stop -m immediate` does: no checkpoint, no goodbye."""
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGQUIT)
-            return pid
-        except (FileNotFoundError, ProcessLookupError, IndexError):
-            return None  # another task was faster
 
-    def wait_until_down(self, side: str, pid: int | None) -> None:
+    def wait_until_down(self, side: str, pid: int) -> None:
         """Until the server that was this process is gone; the oracle may have started the next one meanwhile."""
-        with suppress(FileNotFoundError, IndexError):
-            while pid == self._postmaster(side) and self.servers[side].is_running():
-                time.sleep(0.005)
+        while pid == self.postmaster(side) and self.servers[side].is_running():
+            time.sleep(0.005)
 
-    def _postmaster(self, side: str) -> int:
-        return int((self.servers[side].data_dir / "postmaster.pid").read_text().split()[0])
+    def postmaster(self, side: str) -> int | None:
+        """The server's process; None while it is down."""
+        with suppress(FileNotFoundError, IndexError):
+            return int((self.servers[side].data_dir / "postmaster.pid").read_text().split()[0])
+        return None
 
     def revive(self, side: str) -> None:
         """Start a server that was stopped; a second stop in the middle of its start is survived as well."""

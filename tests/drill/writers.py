@@ -35,6 +35,10 @@ BERLIN = "-c timezone=Europe/Berlin -c lock_timeout=500ms"
 """`visits` keeps local time: a timestamptz assigned to it is converted by the session's zone."""
 
 
+RACES = (psycopg.OperationalError, psycopg.errors.DuplicateColumn, psycopg.errors.UndefinedColumn)
+"""Cut off, deadlocked, refused a lock, or another writer was faster to change a column."""
+
+
 @dataclass
 class Writer:
     """One writing session. `changed` counts the rows of its committed transactions."""
@@ -265,8 +269,8 @@ def write(dsn: str, specs: list[TableSpec], seed: str, changes: SynchronizedArra
     rng = random.Random(seed)
     ways, weights = list(WAYS), list(WAYS.values())
     while going:
-        # Cut off, deadlocked, refused a lock: the application tries something else.
-        with suppress(psycopg.OperationalError), psycopg.connect(dsn, options=BERLIN, autocommit=True) as connection:
+        # The application tries something else.
+        with suppress(*RACES), psycopg.connect(dsn, options=BERLIN, autocommit=True) as connection:
             writer = Writer(connection, rng, specs)
             while going:
                 before = writer.changed
