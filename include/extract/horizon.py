@@ -6,7 +6,8 @@ oldest transaction still open, read before the snapshot that reads rows; see doc
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
+from typing import Any
 
 import structlog
 from psycopg import sql
@@ -53,19 +54,28 @@ def read_horizon(connection: Connection, source: str) -> Horizon:
             f"track_activities is off; run there as superuser: alter role {row.hidden_role} in database {database} set "
             "track_activities = on, and have it connect again"
         )
-    holder = _holder(row.pid, row.usename, row.application_name, row.at, row.read_at)
     say = log.bind(source=source, horizon=to_text(row.at))
+    holder = _holder(row)
     if row.has_prepared:
         say.warning("a prepared transaction is open: rows are read, the watermark stays (see pg_prepared_xacts)")
+    elif row.undated_pid:
+        say.warning("an open transaction does not show its start: rows are read, the watermark stays", held_by=holder)
     elif holder:
         say.warning("an open transaction holds the watermark back; rows still land", held_by=holder)
     else:
         say.info("horizon read")
-    return Horizon(row.at, row.read_at, may_advance=not row.has_prepared, held_by=holder)
+    may_advance = not row.has_prepared and not row.undated_pid
+    return Horizon(row.at, row.read_at, may_advance=may_advance, held_by=holder)
 
 
-def _holder(pid: int | None, user: str, application: str, at: datetime, read_at: datetime) -> str | None:
-    age = read_at - at
-    if pid is None or age < WORTH_NAMING:
+def _holder(row: Any) -> str | None:
+    if row.undated_pid:
+        return f"{_session(row.undated_pid, row.undated_role, row.undated_application)}, since when is not shown"
+    age = row.read_at - row.at
+    if row.pid is None or age < WORTH_NAMING:
         return None
-    return f"pid {pid} ({user}, {application or 'no application name'}), in a transaction for {age}"
+    return f"{_session(row.pid, row.usename, row.application_name)} for {age}"
+
+
+def _session(pid: int, role: str, application: str) -> str:
+    return f"pid {pid} ({role}, {application or 'no application name'}), in a transaction"

@@ -2,20 +2,28 @@
 -- sessions are looked at, so a transaction that begins in between starts after the horizon.
 with sessions as (
     select
-        pid,
-        usename,
-        application_name,
-        state,
+        activity.pid,
+        activity.usename,
+        activity.application_name,
+        activity.state,
+        activity.xact_start,
         -- All transactions of one message begin, for now(), when it came; between two of them xact_start is null.
-        coalesce(
-            xact_start, case when state = 'active' and backend_type = 'client backend' then query_start end
-        ) as began_at
-    from pg_stat_activity
+        case
+            when activity.xact_start is not null then activity.xact_start
+            when activity.state = 'active' and activity.backend_type = 'client backend' then activity.query_start
+        end as began_at
+    from pg_stat_activity as activity
     where
-        datname = current_database()
-        and pid <> pg_backend_pid()
+        activity.datname = current_database()
+        and activity.pid <> pg_backend_pid()
         -- A parallel worker is in its leader's transaction.
-        and backend_type not in ('autovacuum worker', 'parallel worker', 'walsender')
+        and activity.backend_type not in ('autovacuum worker', 'parallel worker')
+        -- A replication session takes SQL until it replicates, and before that is `startup`.
+        and not exists (
+            select 1
+            from pg_stat_replication
+            where pg_stat_replication.pid = activity.pid and pg_stat_replication.state <> 'startup'
+        )
 ),
 
 oldest as (
@@ -37,6 +45,26 @@ hidden as (
     where state = 'disabled'
     order by pid
     limit 1
+),
+
+-- In a transaction, by the lock that each holds on itself, whose start is not shown: of a replication session, or begun
+-- before track_activities was turned on.
+undated as (
+    select
+        pid,
+        usename,
+        application_name
+    from sessions
+    where
+        xact_start is null
+        and state not in ('idle', 'disabled')
+        and exists (
+            select 1
+            from pg_locks
+            where pg_locks.pid = sessions.pid and pg_locks.locktype = 'virtualxid' and pg_locks.mode = 'ExclusiveLock'
+        )
+    order by pid
+    limit 1
 )
 
 select
@@ -53,6 +81,10 @@ select
     oldest.usename,
     oldest.application_name,
     hidden.pid as hidden_pid,
-    hidden.role_name as hidden_role
+    hidden.role_name as hidden_role,
+    undated.pid as undated_pid,
+    undated.usename as undated_role,
+    undated.application_name as undated_application
 from oldest
 left join hidden on true
+left join undated on true

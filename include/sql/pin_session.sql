@@ -20,7 +20,10 @@ from (
     ('tcp_keepalives_count', '6'),
     ('lock_timeout', '60s'),
     ('statement_timeout', '6h'),
+    ('transaction_timeout', '0'),
     ('idle_in_transaction_session_timeout', '1h'),
     ('default_transaction_isolation', 'read committed'),
     ('default_transaction_read_only', %(read_only)s)
 ) as setting (name, value)
+-- PostgreSQL 17 and later.
+where setting.name <> 'transaction_timeout' or current_setting(setting.name, true) is not null

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg import sql
+from psycopg import pq, sql
 from structlog.testing import capture_logs
 
 from include.batch import Horizon, Window, to_text
@@ -65,6 +65,7 @@ def test_a_transaction_that_has_not_written_yet_holds_the_mark(pipeline: Pipelin
     late = psycopg.connect(pipeline.source_dsn)
     late.execute("select 1")
     spec = pipeline.spec(overlap="0.001 seconds")
+    pipeline.insert(9)
     pipeline.run(spec)
     late.execute("insert into orders values (1, 1)")
     late.commit()
@@ -75,6 +76,7 @@ def test_a_transaction_that_has_not_written_yet_holds_the_mark(pipeline: Pipelin
 def test_a_session_that_hides_its_transactions_is_refused_with_the_remedy(pipeline: Pipeline) -> None:
     """With `track_activities = off` it looks idle, and commits rows below a mark that did not wait for it."""
     spec = pipeline.spec(overlap="0.001 seconds")
+    pipeline.insert(9)
     pipeline.run(spec)
     database = sql.Identifier(pipeline.app.info.dbname)
     pipeline.app.execute(sql.SQL("alter database {} set track_activities = off").format(database))
@@ -91,6 +93,63 @@ def test_a_session_that_hides_its_transactions_is_refused_with_the_remedy(pipeli
         assert again.execute("show track_activities").fetchone() == ("on",)
         pipeline.run(spec)
     pipeline.assert_equal()
+
+
+def test_a_transaction_of_a_replication_session_holds_the_mark(pipeline: Pipeline) -> None:
+    """`replication=database` takes plain SQL too, and no walsender shows since when it is in a transaction."""
+    pipeline.insert(1)
+    spec = pipeline.spec(overlap="0.001 seconds")
+    first = pipeline.run(spec)
+    session = pq.PGconn.connect(f"{pipeline.source_dsn}&replication=database".encode())
+    for statement in (b"begin", b"insert into public.orders values (2, 2)"):
+        assert session.exec_(statement).status == pq.ExecStatus.COMMAND_OK
+    held_by = pipeline.horizon().held_by
+    assert held_by is not None and held_by.startswith(
+        f"pid {session.backend_pid} (postgres, no application name), in a"
+    )
+    assert pipeline.run(spec).mark == first.mark
+    session.exec_(b"commit")
+    session.finish()
+    pipeline.run(spec)
+    pipeline.assert_equal()
+
+
+def test_a_session_that_replicates_does_not_hold_the_mark(pipeline: Pipeline) -> None:
+    """Nor does it have to show what it does: it takes no SQL."""
+    options = "replication=database&options=-ctrack_activities%3Doff"
+    session = pq.PGconn.connect(f"{pipeline.source_dsn}&{options}".encode())
+    [at] = pipeline.app.execute("select pg_current_wal_flush_lsn()").fetchone() or []
+    assert session.exec_(f"START_REPLICATION PHYSICAL {at}".encode()).status == pq.ExecStatus.COPY_BOTH
+    assert pipeline.horizon().may_advance
+    session.finish()
+
+
+@pytest.mark.parametrize("is_active", [False, True], ids=["idle", "active"])
+def test_a_transaction_that_began_hidden_and_is_shown_since_holds_the_mark(pipeline: Pipeline, is_active: bool) -> None:
+    """`track_activities` turned on in the middle of it, by SET or a reload: it has a state, and no start."""
+    pipeline.insert(1, at="'2026-01-01'")
+    spec = pipeline.spec(overlap="0.001 seconds")
+    first = pipeline.run(spec)
+    late = psycopg.connect(pipeline.source_dsn, autocommit=True)
+    for statement in ("set track_activities = off", "begin", "insert into orders values (2, 2)"):
+        late.execute(statement)
+    late.execute("set track_activities = on")
+    pipeline.app.execute("select pg_advisory_lock(1)")
+    if is_active:
+        late.pgconn.send_query(b"select pg_advisory_xact_lock(1)")
+        waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted and pid = %s"
+        while pipeline.app.execute(waits, (late.info.backend_pid,)).fetchone() != (1,):
+            pass
+    held_by = pipeline.horizon().held_by
+    assert held_by is not None and held_by.endswith("in a transaction, since when is not shown")
+    assert pipeline.run(spec).mark == first.mark
+    pipeline.app.execute("select pg_advisory_unlock(1)")
+    while late.pgconn.is_busy() or late.pgconn.get_result():
+        late.pgconn.consume_input()
+    late.execute("commit")
+    pipeline.run(spec)
+    pipeline.assert_equal()
+    late.close()
 
 
 @pytest.fixture
@@ -122,6 +181,7 @@ def test_a_transaction_that_begins_later_in_the_same_message_holds_the_mark(
 ) -> None:
     """`psql -c` and drivers send several transactions at once: `now()` of each is when the message came."""
     spec = pipeline.spec(overlap="0.001 seconds")
+    pipeline.insert(9)
     pipeline.run(spec)
     client = unread("insert into orders values (1, 1)")
     pipeline.run(spec)
@@ -162,6 +222,7 @@ def test_a_row_level_policy_raises_instead_of_hiding_rows(reader: Pipeline) -> N
 
 def test_rows_on_the_mark_itself_are_read_again(pipeline: Pipeline) -> None:
     spec = pipeline.spec(overlap="0.001 seconds")
+    pipeline.insert(9)
     mark = pipeline.run(spec).mark
     pipeline.app.execute("insert into orders values (1, 1, %s), (2, 2, %s)", (mark, mark))
     assert pipeline.run(spec).rows_inserted == 2
@@ -170,6 +231,7 @@ def test_rows_on_the_mark_itself_are_read_again(pipeline: Pipeline) -> None:
 @pytest.mark.parametrize("cursor", ["infinity", "2999-01-01"])
 def test_a_cursor_in_the_future_lands_and_does_not_pull_the_mark(pipeline: Pipeline, cursor: str) -> None:
     spec = pipeline.spec()
+    pipeline.insert(2)
     pipeline.run(spec)
     pipeline.app.execute("insert into orders values (1, 1, %s)", (cursor,))
     with capture_logs() as logs:
@@ -212,6 +274,7 @@ def test_a_reader_sees_raw_before_or_after_a_load_never_between(
 def test_a_source_clock_that_was_ahead_and_is_corrected_leaves_no_row_behind(pipeline: Pipeline) -> None:
     """What is stamped after the correction lies below the instant that the clock had shown."""
     spec = pipeline.spec(overlap="0.001 seconds")
+    pipeline.insert(9)
     ahead, later = (pipeline.horizon().read_at + timedelta(seconds=seconds) for seconds in (3600, 1))
     with capture_logs() as logs:
         mark = pipeline.run(spec, horizon=Horizon(ahead, ahead)).mark
