@@ -96,9 +96,10 @@ def rewind(spec: TableSpec, to: str, variables: Variables) -> str:
     """
     with session(WAREHOUSE) as warehouse, session(spec.source, read_only=True) as source:
         mark = to_text(rewind_mark(warehouse, spec, to))
-        # Else the next run takes the lower value for an unpublished load and ignores it.
-        ledger.mark_published(warehouse, spec)
-        show_watermark(spec, mark, variables, before=variables.get(spec.watermark_key, None))
+        ledger.ensure(warehouse, spec.raw_schema)
+        ledger.note_rewind(warehouse, spec)
+        with ledger.variable_lock(warehouse, spec):
+            show_watermark(spec, mark, variables, before=variables.get(spec.watermark_key, None))
         last, horizon = ledger.standing_mark(warehouse, spec), read_horizon(source, spec.source)
         window = next_window(spec, mark, last, horizon)
         query = rows_of(spec, source_columns(source, spec), in_window(spec, window))

@@ -179,26 +179,30 @@ def _instant(name: str, value: str | None) -> datetime:
 
 
 def _window(context: Context, warehouse: Connection, spec: TableSpec, variable: str | None, horizon: Horizon) -> Window:
-    requested = requested_window(context)
-    if requested and spec.cursor and spec.key:  # without a key, a part of the table could only replace all of it
+    requested, last = requested_window(context), ledger.standing_mark(warehouse, spec)
+    has_lost_rows = last is None and ledger.last_mark(warehouse, spec) is not None
+    # Without a key, or where raw lost its rows, a part of the table would take the place of all of it.
+    if requested and spec.cursor and spec.key and not has_lost_rows:
         return Window("window", *requested, mark=None)
-    last = ledger.standing_mark(warehouse, spec)
     return watermark.next_window(
         spec, variable, last, horizon, full_refresh=bool(context["params"].get("full_refresh"))
     )
 
 
 def _publish_watermark(warehouse: Connection, spec: TableSpec, result: LoadResult, before: str | None) -> None:
-    """Set the Variable to the ledger's mark, unless a person changed it since the extraction read it."""
+    """Set the Variable to the ledger's mark, once, unless a person changed it since the extraction read it."""
     if result.mark is None:
         return
     value = to_text(result.mark)
-    current = Variable.get(spec.watermark_key, default=None)
-    if current not in (before, value):
-        log.warning("the Variable was changed during the run: it is kept", key=spec.watermark_key, value=current)
-        return
-    show_watermark(spec, value, Variable, current)
-    ledger.mark_published(warehouse, spec)
+    with ledger.variable_lock(warehouse, spec):
+        current = Variable.get(spec.watermark_key, default=None)
+        if ledger.is_published(warehouse, spec, result.loaded_at):
+            log.info("shown before, or rewound since it began: the Variable is kept", key=spec.watermark_key)
+        elif current not in (before, value):
+            log.warning("the Variable was changed during the run: it is kept", key=spec.watermark_key, value=current)
+        else:
+            show_watermark(spec, value, Variable, current)
+            ledger.mark_published(warehouse, spec)
 
 
 class Variables(Protocol):

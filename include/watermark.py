@@ -86,7 +86,7 @@ def resolve(spec: TableSpec, value: str | None, last: LastMark | None, now: date
     say = log.bind(table=spec.name, variable=value, ledger=last and to_text(last.mark))
     if last is None:
         if variable is not None:
-            say.warning("the ledger knows no load of this table: the Variable is ignored, everything is read")
+            say.info("raw holds nothing that the ledger knows of: the Variable is ignored, everything is read")
         return None
     if variable is None or variable == last.mark:
         return last.mark

@@ -29,6 +29,8 @@ comment on column _elt.load_ledger.mark is
 'Everything the source committed with a cursor below this instant is in raw. Null: the load moved no watermark.';
 comment on column _elt.load_ledger.watermark_before is
 'The Airflow Variable as this load''s extraction read it; tells a crash before its update from a person''s edit.';
+comment on column _elt.load_ledger.watermark_published_at is
+'When the Airflow Variable was set to this mark or a later one; or when the table was rewound before that.';
 comment on column _elt.load_ledger.snapshot_xmax is
 'With snapshot_running, the place of the newest read snapshot in the order of the source''s snapshots.';
 
@@ -52,12 +54,13 @@ alter table _elt.load_ledger add column if not exists oldest_xmax bigint;
 alter table _elt.load_ledger add column if not exists oldest_running integer;
 alter table _elt.load_ledger add column if not exists staged_at timestamptz;
 alter table _elt.extraction add column if not exists source_shape jsonb;
+alter table _elt.extraction add column if not exists rewound_at timestamptz;
 
 comment on column _elt.load_ledger.source_shape is
 'The source table as this load saw it: number, columns, and what of its entry says how to read it. Null: a backfill.';
 
 create table if not exists _elt.extraction_range (
-    extraction_id bigint not null references _elt.extraction on delete cascade,
+    extraction_id bigint not null,
     number integer not null,
     lower_key text[],
     upper_key text[],
@@ -72,6 +75,11 @@ create table if not exists _elt.extraction_range (
 );
 
 alter table _elt.extraction_range add column if not exists staged_at timestamptz;
+
+-- Again where _elt.extraction was dropped alone. What it leaves behind keeps its numbers from being drawn again.
+alter table _elt.extraction_range drop constraint if exists extraction_range_extraction_id_fkey;
+alter table _elt.extraction_range add constraint extraction_range_extraction_id_fkey
+foreign key (extraction_id) references _elt.extraction on delete cascade not valid;
 
 comment on column _elt.load_ledger.staged_at is
 'When the last of its rows was staged, by the warehouse''s clock; with started_at it tells which of two read first.';

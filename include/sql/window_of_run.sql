@@ -1,6 +1,14 @@
--- Reads only. Where the window of a run began, null: at the beginning; or no row.
+-- Reads only. Where the earliest window of a run and of all later loads began, null: at the beginning; or no row.
+with loads as (
+    select
+        window_start,
+        bool_or(run_id = %(run_id)s) over (order by load_id) as is_since
+    from _elt.load_ledger
+    where source = %(source)s and table_name = %(table)s and mode <> 'repair'
+)
+
 select window_start
-from _elt.load_ledger
-where source = %(source)s and table_name = %(table)s and run_id = %(run_id)s and mode <> 'repair'
+from loads
+where is_since
 order by window_start nulls first
 limit 1

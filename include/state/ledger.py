@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import md5
@@ -9,6 +11,7 @@ from typing import Any
 
 import structlog
 from psycopg import sql
+from psycopg.errors import InvalidSchemaName, UndefinedTable
 from psycopg.rows import class_row
 
 from include.catalog import columns_of
@@ -45,7 +48,9 @@ def lock(connection: Connection, name: str) -> None:
 
 
 def ensure(connection: Connection, raw_schema: str) -> None:
-    """Create the ledger and a raw schema where they are missing; bring a ledger of an earlier version up to date.
+    """Create the ledger, or a table of it, and a raw schema where they are missing; bring an earlier one up to date.
+
+    Sequences that lie behind the ledger's rows are set: no number is drawn twice, and a later one is larger.
 
     Raises:
         TerminalError: the warehouse is older than PostgreSQL 15, the first with MERGE.
@@ -55,11 +60,7 @@ def ensure(connection: Connection, raw_schema: str) -> None:
         raise TerminalError(f"the warehouse is PostgreSQL {version}; 15 or later is needed")
     script = statement("create_ledger")
     made_by = f"Made by create_ledger.sql {md5(script.as_bytes(), usedforsecurity=False).hexdigest()}"
-    current = (
-        "select obj_description(to_regclass('_elt.extraction'), 'pg_class') = %s and to_regnamespace(%s) is not null"
-    )
-    row = connection.execute(current, (made_by, sql.Identifier(raw_schema).as_string())).fetchone()
-    if row and row[0]:
+    if _is_current(connection, raw_schema, made_by):
         return
     with connection.transaction():
         lock(connection, "schema")
@@ -69,6 +70,21 @@ def ensure(connection: Connection, raw_schema: str) -> None:
                 connection.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
         connection.execute(script)
         connection.execute(sql.SQL("comment on table _elt.extraction is {}").format(sql.Literal(made_by)))
+        catch_up = sql.SQL("select setval(sequence_name, taken) from ({}) as behind")
+        connection.execute(catch_up.format(statement("sequences_behind")))
+
+
+def _is_current(connection: Connection, raw_schema: str, made_by: str) -> bool:
+    query = sql.SQL(
+        "select obj_description('_elt.extraction'::regclass, 'pg_class') = %s and to_regnamespace(%s) is not null "
+        "and not exists ({})"
+    )
+    values = (made_by, sql.Identifier(raw_schema).as_string())
+    try:
+        row = connection.execute(query.format(statement("sequences_behind")), values).fetchone()
+    except (UndefinedTable, InvalidSchemaName):
+        return False
+    return bool(row and row[0])
 
 
 def last_mark(connection: Connection, spec: TableSpec) -> LastMark | None:
@@ -78,13 +94,23 @@ def last_mark(connection: Connection, spec: TableSpec) -> LastMark | None:
 
 
 def standing_mark(connection: Connection, spec: TableSpec) -> LastMark | None:
-    """The newest mark, if what it speaks of is still there: not where the raw table, or the ledger itself, is gone."""
+    """The newest mark, if what it speaks of is there: not where the ledger, the raw table or all its rows are gone."""
     row = connection.execute("select to_regclass('_elt.load_ledger') is not null").fetchone()
     last = last_mark(connection, spec) if row and row[0] else None
     if last and not columns_of(connection, spec.raw_schema, spec.table):
         log.warning("the raw table is gone: everything is read again", table=spec.name)
         return None
+    # Emptied by a person, or by a crash if it is unlogged. What was empty all along costs nothing to read again.
+    if last and not _holds_rows(connection, spec):
+        log.info("the raw table is empty: everything is read", table=spec.name)
+        return None
     return last
+
+
+def _holds_rows(connection: Connection, spec: TableSpec) -> bool:
+    query = sql.SQL("select exists (select from {})").format(sql.Identifier(spec.raw_schema, spec.table))
+    row = connection.execute(query).fetchone()
+    return bool(row and row[0])
 
 
 def gaps(connection: Connection, spec: TableSpec) -> list[Gap]:
@@ -120,3 +146,33 @@ def mark_published(connection: Connection, spec: TableSpec) -> None:
         "where source = %s and table_name = %s and mark is not null and watermark_published_at is null",
         (spec.source, spec.table),
     )
+
+
+def is_published(connection: Connection, spec: TableSpec, loaded_at: datetime) -> bool:
+    """Whether the load of that instant has shown its mark, a later one has, or a rewind has taken its place."""
+    query = """
+        select watermark_published_at is not null from _elt.load_ledger
+        where source = %s and table_name = %s and loaded_at = %s
+    """
+    row = connection.execute(query, (spec.source, spec.table, loaded_at)).fetchone()
+    return bool(row and row[0])
+
+
+def note_rewind(connection: Connection, spec: TableSpec) -> None:
+    """Note that a person is about to lower the Variable: what was loaded, or begun, until now leaves it alone.
+
+    The Variable's text does not tell: it may be what a run under way began with.
+    """
+    query = "update _elt.extraction set rewound_at = clock_timestamp() where source = %s and table_name = %s"
+    with connection.transaction():
+        # First, since it waits for a load that is being recorded: the ledger then has its row.
+        connection.execute(query, (spec.source, spec.table))
+        mark_published(connection, spec)
+
+
+@contextmanager
+def variable_lock(connection: Connection, spec: TableSpec) -> Iterator[None]:
+    """Hold off others who would set the Variable: it cannot be compared and set in one step."""
+    with connection.transaction():
+        lock(connection, spec.watermark_key)
+        yield

@@ -284,6 +284,39 @@ def test_a_number_drawn_again_after_a_restore_is_another_extraction(pipeline: Pi
         pipeline.load(orders, batch)
 
 
+def test_numbers_go_on_from_the_ledgers_rows_where_these_came_without_their_sequences(pipeline: Pipeline) -> None:
+    """Logical replication brings rows alone. Where old ones were deleted, the newest load counted as the oldest."""
+    spec = pipeline.spec(overlap="0.001 seconds")
+    pipeline.insert(1)
+    for _ in range(4):
+        pipeline.run(spec)
+    pipeline.warehouse.execute(
+        "delete from _elt.load_ledger where load_id < 4;"
+        "alter sequence _elt.load_ledger_load_id_seq restart; alter sequence _elt.extraction_extraction_id_seq restart"
+    )
+    pipeline.app.execute("update orders set amount = 7, updated_at = now()")
+    old = pipeline.extract(spec, run_id="slow")
+    pipeline.app.execute("update orders set amount = 8, updated_at = now()")
+    pipeline.load(spec, pipeline.beside().extract(spec, run_id="fast"))
+    pipeline.load(spec, old)
+    pipeline.assert_equal()
+    assert pipeline.raw("select load_id, extraction_id from _elt.load_ledger order by 1") == [(4, 4), (5, 6), (6, 5)]
+
+
+@pytest.mark.parametrize("table", ["load_ledger", "extraction", "extraction_range"])
+def test_a_table_of_the_ledger_that_was_dropped_alone_is_made_again(pipeline: Pipeline, table: str) -> None:
+    spec = pipeline.spec()
+    pipeline.insert(1)
+    pipeline.run(spec)
+    pipeline.extract(spec)
+    pipeline.warehouse.execute(f"drop table _elt.{table} cascade")
+    pipeline.app.execute("update orders set amount = 7, updated_at = now()")
+    pipeline.run(spec)
+    pipeline.assert_equal()
+    key = "select confdeltype from pg_constraint where conrelid = '_elt.extraction_range'::regclass and contype = 'f'"
+    assert pipeline.raw(key) == [("c",)]
+
+
 def test_the_ledger_survives_a_lowered_variable(pipeline: Pipeline) -> None:
     pipeline.insert(1, at="'2026-01-01 00:00+00'")
     spec = pipeline.spec()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
@@ -10,6 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from include import commands, maintenance, tasks
 from include.batch import to_text
 from include.plan import Plan
+from include.sql import statement
 from include.state import ledger
 from include.watermark import BEGINNING
 from tests.include.conftest import Pipeline
@@ -26,7 +29,10 @@ def variables(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     assert mark is not None
     ledger.mark_published(pipeline.warehouse, spec)
     kept = {KEY: to_text(mark)}
-    fake = SimpleNamespace(get=kept.get, set=lambda key, value, description: kept.__setitem__(key, value))
+    fake = SimpleNamespace(
+        get=lambda key, default=None: kept.get(key, default),
+        set=lambda key, value, description: kept.__setitem__(key, value),
+    )
     for module in (commands, maintenance):
         monkeypatch.setattr(module, "Variable", fake)
     for module in (commands, tasks):
@@ -120,6 +126,51 @@ def test_a_rewind_is_honoured_although_the_last_load_died_before_it_showed_its_m
     assert pipeline.extract(pipeline.spec(), variable=lowered).rows_extracted == 0
     commands.main(["rewind", "--table", "shop.orders", "--to", lowered])
     assert pipeline.extract(pipeline.spec(), variable=variables[KEY]).rows_extracted == 1000
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_rewind_to_the_same_instant_again_is_not_undone_by_the_run_that_followed_the_first(
+    pipeline: Pipeline, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, is_killed: bool
+) -> None:
+    """Rows were corrected meanwhile, without their cursors; the Variable reads as when the run began."""
+    monkeypatch.setattr(tasks, "Variable", maintenance.Variable)
+    spec, lowered = pipeline.spec(), "2025-12-01T00:00:00.000000+00:00"
+    rewind = ["rewind", "--table", "shop.orders", "--to", lowered]
+    commands.main(rewind)
+    batch = pipeline.extract(spec, variable=lowered)
+    pipeline.app.execute("update orders set amount = 7")
+    commands.main(rewind)
+    result = pipeline.load(spec, batch)
+    if not is_killed:
+        tasks._publish_watermark(pipeline.warehouse, spec, result, lowered)
+    assert variables[KEY] == lowered
+    pipeline.run(spec, variable=variables[KEY])
+    pipeline.assert_equal()
+
+
+def test_a_rewind_waits_for_a_load_that_is_about_to_commit(
+    pipeline: Pipeline, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else neither would see the other: the ledger's row came too late to be marked, and the rewind to be copied."""
+    spec, lowered = pipeline.spec(), "2025-12-01T00:00:00.000000+00:00"
+    batch, execute = pipeline.extract(spec, variable=lowered), pipeline.warehouse.execute
+    waits = "select count(*) from pg_locks where not granted and pid <> pg_backend_pid()"
+
+    def execute_and_rewind(query: Any, *values: Any) -> Any:
+        done = execute(query, *values)
+        if query is statement("record_load"):
+            rewinds.append(pool.submit(commands.main, ["rewind", "--table", "shop.orders", "--to", lowered]))
+            while pipeline.raw(waits) == [(0,)] and not rewinds[0].done():
+                pass
+        return done
+
+    rewinds: list[Future[int]] = []
+    monkeypatch.setattr(pipeline.warehouse, "execute", execute_and_rewind)
+    with ThreadPoolExecutor() as pool:
+        pipeline.load(spec, batch)
+    assert rewinds[0].result() == 0
+    last = ledger.last_mark(pipeline.warehouse, spec)
+    assert last is not None and last.watermark_before == variables[KEY] and last.is_published
 
 
 def test_the_task_of_reconcile(pipeline: Pipeline, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

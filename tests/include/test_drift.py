@@ -113,6 +113,7 @@ def test_a_type_that_is_read_as_text_is_followed(
 
 def test_a_new_label_alone_costs_no_whole_read(pipeline: Pipeline) -> None:
     change(pipeline, "create type mood as enum ('sad'); alter table orders add mood mood")
+    pipeline.insert(1)
     spec = pipeline.spec(columns={"mood": "text"})
     pipeline.run(spec)
     change(pipeline, "alter type mood add value 'happy'")

@@ -44,6 +44,7 @@ def test_the_mark_waits_for_the_oldest_transaction(pipeline: Pipeline) -> None:
 
 
 def test_the_mark_never_goes_back(pipeline: Pipeline) -> None:
+    pipeline.insert(9)
     first = pipeline.run(pipeline.spec())
     assert first.mark
     behind = replace(pipeline.horizon(), at=first.mark - DAY)
@@ -54,6 +55,7 @@ def test_the_mark_never_goes_back(pipeline: Pipeline) -> None:
 
 def test_after_a_clock_that_stepped_back_rows_are_read_from_the_earlier_horizon(pipeline: Pipeline) -> None:
     spec = pipeline.spec(overlap="0.001 seconds")
+    pipeline.insert(9)
     first = pipeline.run(spec)
     assert first.mark
     pipeline.run(spec, horizon=replace(pipeline.horizon(), at=first.mark - DAY))
@@ -63,6 +65,7 @@ def test_after_a_clock_that_stepped_back_rows_are_read_from_the_earlier_horizon(
 
 
 def test_a_prepared_transaction_lets_rows_land_and_holds_the_mark(pipeline: Pipeline) -> None:
+    pipeline.insert(9)
     first = pipeline.run(pipeline.spec())
     with psycopg.connect(pipeline.source_dsn) as writer:
         writer.execute("insert into orders values (1, 1)")

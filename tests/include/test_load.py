@@ -201,6 +201,25 @@ def test_what_is_new_in_a_large_table_is_known_to_the_planner_at_once(pipeline: 
     assert pipeline.raw(largest)[0][0] > 120_000
 
 
+def test_a_raw_table_that_a_person_emptied_is_filled_again(pipeline: Pipeline) -> None:
+    spec = pipeline.spec(overlap="0.001 seconds")
+    pipeline.insert(1, 2, at="'2026-01-01'")
+    pipeline.run(spec)
+    pipeline.warehouse.execute("truncate raw_shop.orders")
+    pipeline.run(spec)
+    pipeline.assert_equal()
+
+
+@pytest.mark.parametrize("side", ["source", "warehouse"])
+def test_no_limit_of_the_server_ends_a_long_transaction(pipeline: Pipeline, side: str) -> None:
+    """PostgreSQL 17 has one, which every attempt would meet again."""
+    owner = pipeline.app if side == "source" else pipeline.warehouse
+    database = sql.Identifier(owner.info.dbname)
+    owner.execute(sql.SQL("alter database {} set transaction_timeout = '1h'").format(database))
+    session = getattr(pipeline.beside(), side)
+    assert session.execute("show transaction_timeout").fetchone() == ("0",)
+
+
 def test_a_warehouse_without_merge_is_refused(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "OLDEST_VERSION", 990_000)
     with pytest.raises(TerminalError, match="the warehouse is PostgreSQL .* or later is needed"):

@@ -59,6 +59,7 @@ def test_the_window_and_the_planners_estimate(pipeline: Pipeline) -> None:
 
 
 def test_drift_is_shown_as_ddl_or_stops(pipeline: Pipeline) -> None:
+    pipeline.insert(1)
     pipeline.run(pipeline.spec())
     pipeline.app.execute('alter table orders add column "Note" varchar(9)')
     made = plan(pipeline, pipeline.spec())
@@ -116,6 +117,7 @@ def test_what_would_stop_the_run_is_a_problem(pipeline: Pipeline, change: str, p
 
 
 def test_a_broken_variable_stops_the_run(pipeline: Pipeline) -> None:
+    pipeline.insert(1)
     pipeline.run(pipeline.spec())
     made = plan(pipeline, pipeline.spec(), "soon")
     assert len(made.problems) == 1 and "airflow variables delete watermark__shop__orders" in made.problems[0]
@@ -141,6 +143,7 @@ def test_missing_privileges_of_the_loader_come_with_the_grant(pipeline: Pipeline
 
 def test_a_gap_is_shown_with_the_rewind_that_closes_it(pipeline: Pipeline) -> None:
     spec = pipeline.spec(overlap="0.001 seconds")
+    pipeline.insert(1)
     for number in range(3):
         pipeline.run(spec, run_id=f"r{number}")
     pipeline.warehouse.execute("delete from _elt.load_ledger where run_id = 'r1'")
@@ -149,6 +152,7 @@ def test_a_gap_is_shown_with_the_rewind_that_closes_it(pipeline: Pipeline) -> No
 
 
 def test_a_rewritten_column_is_said_to_cost_a_whole_read(pipeline: Pipeline) -> None:
+    pipeline.insert(1)
     pipeline.run(pipeline.spec())
     pipeline.app.execute("alter table orders alter amount type numeric(12,4)")
     made = plan(pipeline, pipeline.spec())

@@ -19,6 +19,7 @@ OVERLAP = timedelta(minutes=1)
 
 def load(pipeline: Pipeline, **extract: object) -> datetime:
     """A run whose watermark the Variable shows; the mark."""
+    pipeline.app.execute("insert into orders select 1, 1 where not exists (select from orders)")
     result = pipeline.run(pipeline.spec(), **extract)
     ledger.mark_published(pipeline.warehouse, pipeline.spec())
     assert result.mark is not None
@@ -38,6 +39,13 @@ def test_to_a_past_run_reads_again_what_it_and_later_ones_read(pipeline: Pipelin
     load(pipeline, run_id="third")
     assert rewind_mark(pipeline.warehouse, pipeline.spec(), "second") == first - OVERLAP
     assert rewind_mark(pipeline.warehouse, pipeline.spec(), "first") == BEGINNING
+
+
+def test_to_a_run_goes_back_to_the_earliest_that_a_later_one_read(pipeline: Pipeline) -> None:
+    load(pipeline, run_id="first")
+    load(pipeline, run_id="second")
+    load(pipeline, run_id="third", variable="2026-01-01T00:00:00+00:00")
+    assert rewind_mark(pipeline.warehouse, pipeline.spec(), "second") == datetime(2026, 1, 1, tzinfo=UTC) - OVERLAP
 
 
 @pytest.mark.parametrize("at", ["-infinity", "0044-03-15 BC", "0001-01-01 00:00+00", "2026-01-01"])
@@ -97,6 +105,7 @@ def test_runs_without_a_fault_leave_no_gap(pipeline: Pipeline) -> None:
 
 def test_lost_ledger_rows_are_a_gap_until_it_is_read_again(pipeline: Pipeline) -> None:
     spec = pipeline.spec(overlap="0.001 seconds")
+    pipeline.insert(1)
     marks = [pipeline.run(spec, run_id=f"r{number}").mark for number in range(4)]
     pipeline.warehouse.execute("delete from _elt.load_ledger where run_id in ('r1', 'r2')")
     assert marks[0] and marks[2]
@@ -115,6 +124,7 @@ def test_a_lost_first_load_is_a_gap_from_the_beginning(pipeline: Pipeline) -> No
 
 def test_a_backfill_closes_a_gap_and_a_repair_does_not(pipeline: Pipeline) -> None:
     spec = pipeline.spec(overlap="0.001 seconds")
+    pipeline.insert(1)
     first, last = (pipeline.run(spec, run_id=f"r{number}").mark for number in range(2))
     assert first is not None and last is not None
     pipeline.run(spec, run_id="r2")

@@ -138,7 +138,7 @@ def test_an_empty_table(pipeline: Pipeline) -> None:
     result = pipeline.run(pipeline.spec())
     assert (result.rows_extracted, result.rows_inserted) == (0, 0)
     assert pipeline.raw("select count(*) from raw_shop.orders") == [(0,)]
-    assert pipeline.run(pipeline.spec()).mode == "incremental"
+    assert pipeline.run(pipeline.spec()).mode == "first"
 
 
 @pytest.mark.parametrize("kind", ["view", "materialized view"])

@@ -15,6 +15,7 @@ from include import tasks
 from include.batch import LoadResult, to_text
 from include.errors import ConfigError, TerminalError, TransientError
 from include.sources import TableSpec
+from include.state import ledger
 from tests.include.conftest import Pipeline
 
 SPEC = TableSpec(source="shop", table="orders", identifier="orders", key=["id"], cursor="updated_at")
@@ -49,7 +50,18 @@ def test_a_manual_run_reads_the_window_of_the_form() -> None:
 def test_a_backfill_reads_a_table_without_a_key_whole(pipeline: Pipeline, key: list[str], mode: str) -> None:
     """Nothing tells which rows of raw its slice would replace."""
     spec, horizon = pipeline.spec(mode="full", key=key), pipeline.horizon()
+    ledger.ensure(pipeline.warehouse, spec.raw_schema)
     assert tasks._window(context("backfill"), pipeline.warehouse, spec, None, horizon).mode == mode
+
+
+def test_a_backfill_of_a_table_that_raw_lost_reads_all_of_it(pipeline: Pipeline) -> None:
+    """Else the mark would stand again, over the rows of one day."""
+    spec = pipeline.spec()
+    pipeline.insert(1)
+    pipeline.run(spec)
+    assert tasks._window(context("backfill"), pipeline.warehouse, spec, None, pipeline.horizon()).mode == "window"
+    pipeline.warehouse.execute("truncate raw_shop.orders")
+    assert tasks._window(context("backfill"), pipeline.warehouse, spec, None, pipeline.horizon()).mode == "first"
 
 
 @pytest.mark.parametrize(
@@ -76,6 +88,8 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         set=lambda key, value, description=None: kept.__setitem__(key, value),
     )
     monkeypatch.setattr(tasks, "Variable", fake)
+    monkeypatch.setattr(tasks.ledger, "variable_lock", lambda *_: nullcontext())
+    monkeypatch.setattr(tasks.ledger, "is_published", lambda *_: "published" in kept)
     monkeypatch.setattr(tasks.ledger, "mark_published", lambda *_: kept.__setitem__("published", "yes"))
     return kept
 
@@ -112,6 +126,14 @@ def test_publishing_again_is_harmless(variables: dict[str, str]) -> None:
     publish(before=None)
     publish(before=None)
     assert variables[SPEC.watermark_key] == to_text(MARK)
+
+
+def test_a_load_that_is_cleared_does_not_undo_a_later_edit_to_what_it_began_with(variables: dict[str, str]) -> None:
+    began_with = "0001-01-01T00:00:00+00:00"
+    for _ in range(2):
+        variables[SPEC.watermark_key] = began_with
+        publish(before=began_with)
+    assert variables[SPEC.watermark_key] == began_with
 
 
 def test_a_persons_edit_during_the_run_wins(variables: dict[str, str]) -> None:
