@@ -51,7 +51,7 @@ class Horizon(_Message):
     Attributes:
         at: The horizon: the start of the oldest open transaction, or the clock where there is none.
         read_at: The source's clock at that moment.
-        may_advance: False while a prepared transaction exists: it is invisible among the sessions.
+        may_advance: False while a transaction is open whose start is not shown, as a prepared one's.
         held_by: Who holds the horizon back, for the log; None where nobody does.
     """
 

@@ -67,6 +67,8 @@ def load_batch(connection: Connection, spec: TableSpec, *parts: Batch) -> LoadRe
             connection.execute(sql.SQL("drop table {}").format(load.staging))
             counts = Counts()
         elif raw:
+            if batch.mode != "repair":  # which reads all that it has not found
+                _refuse_a_part_as_the_whole(connection, load, [])
             counts = _merge(connection, load, raw, [other.loaded_at for other in newer])
         else:
             _refuse_a_part_as_the_whole(connection, load, newer)
@@ -114,13 +116,13 @@ def _next_loaded_at(connection: Connection, spec: TableSpec) -> datetime:
 
 
 def _refuse_a_part_as_the_whole(connection: Connection, load: Load, newer: list[OtherLoad]) -> None:
-    """Raw is gone, but the ledger says it was loaded: less than was in it must not take its place under that mark."""
-    last, batch = ledger.last_mark(connection, load.spec), load.batch
-    if batch.mode == "repair" or last and (not batch.window.reads_all or newer):
+    """Raw's rows are gone, but the ledger says they were loaded: fewer must not take their place under that mark."""
+    if (load.batch.window.reads_all and not newer) or ledger.holds_rows(connection, load.spec):
+        return
+    if load.batch.mode == "repair" or ledger.last_mark(connection, load.spec):
         raise TerminalError(
-            f"{load.spec.name}: {load.spec.raw_schema}.{load.spec.table} was dropped after this was read; clear the "
-            f"table's {load.spec.first_task} task: without the raw table it reads everything (a backfill: after a "
-            "normal run)"
+            f"{load.spec.name}: {load.spec.raw_schema}.{load.spec.table} was dropped or emptied after this was read; "
+            f"clear the table's {load.spec.first_task} task: without rows in raw it reads everything"
         )
 
 

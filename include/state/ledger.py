@@ -97,17 +97,17 @@ def standing_mark(connection: Connection, spec: TableSpec) -> LastMark | None:
     """The newest mark, if what it speaks of is there: not where the ledger, the raw table or all its rows are gone."""
     row = connection.execute("select to_regclass('_elt.load_ledger') is not null").fetchone()
     last = last_mark(connection, spec) if row and row[0] else None
-    if last and not columns_of(connection, spec.raw_schema, spec.table):
-        log.warning("the raw table is gone: everything is read again", table=spec.name)
-        return None
     # Emptied by a person, or by a crash if it is unlogged. What was empty all along costs nothing to read again.
-    if last and not _holds_rows(connection, spec):
-        log.info("the raw table is empty: everything is read", table=spec.name)
+    if last and not holds_rows(connection, spec):
+        log.info("the raw table is gone or empty: everything is read", table=spec.name)
         return None
     return last
 
 
-def _holds_rows(connection: Connection, spec: TableSpec) -> bool:
+def holds_rows(connection: Connection, spec: TableSpec) -> bool:
+    """Whether there is a raw table with a row in it."""
+    if not columns_of(connection, spec.raw_schema, spec.table):
+        return False
     query = sql.SQL("select exists (select from {})").format(sql.Identifier(spec.raw_schema, spec.table))
     row = connection.execute(query).fetchone()
     return bool(row and row[0])

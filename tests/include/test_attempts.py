@@ -194,7 +194,7 @@ def test_a_slice_does_not_take_the_place_of_a_dropped_raw_table(pipeline: Pipeli
     pipeline.run(pipeline.spec())
     batch = pipeline.extract(pipeline.spec())
     pipeline.warehouse.execute("drop table raw_shop.orders")
-    with pytest.raises(TerminalError, match="was dropped after this was read"):
+    with pytest.raises(TerminalError, match="was dropped or emptied after this was read"):
         pipeline.load(pipeline.spec(), batch)
 
 
@@ -205,8 +205,21 @@ def test_an_older_first_load_does_not_take_the_place_of_a_dropped_raw_table(pipe
     pipeline.insert(2)
     pipeline.load(spec, pipeline.extract(spec, run_id="newer"))
     pipeline.warehouse.execute("drop table raw_shop.orders")
-    with pytest.raises(TerminalError, match="was dropped after this was read"):
+    with pytest.raises(TerminalError, match="was dropped or emptied after this was read"):
         pipeline.load(spec, older)
+
+
+def test_what_was_read_before_raw_was_emptied_does_not_stand_for_all_of_it(pipeline: Pipeline) -> None:
+    spec = pipeline.spec()
+    pipeline.insert(1, at="'2026-01-01'")
+    pipeline.run(spec)
+    pipeline.insert(2)
+    batch = pipeline.extract(spec, run_id="next")
+    pipeline.warehouse.execute("truncate raw_shop.orders")
+    with pytest.raises(TerminalError, match="was dropped or emptied after this was read"):
+        pipeline.load(spec, batch)
+    pipeline.run(spec, run_id="next")
+    pipeline.assert_equal()
 
 
 def test_the_first_load_takes_the_place_of_a_dropped_raw_table_whatever_the_mark(pipeline: Pipeline) -> None:

@@ -85,6 +85,7 @@ def test_marks_keep_six_digits(pipeline: Pipeline) -> None:
 
 
 def test_a_window_reads_half_open_and_moves_no_mark(pipeline: Pipeline) -> None:
+    pipeline.insert(9)
     pipeline.run(pipeline.spec())
     start = datetime(2026, 1, 10, tzinfo=UTC)
     for number, at in enumerate([start - timedelta(microseconds=1), start, start + DAY]):
@@ -92,7 +93,7 @@ def test_a_window_reads_half_open_and_moves_no_mark(pipeline: Pipeline) -> None:
     before = ledger.last_mark(pipeline.warehouse, pipeline.spec())
     result = pipeline.run(pipeline.spec(), window=Window("window", start, start + DAY, None))
     assert (result.rows_extracted, result.mark) == (1, None)
-    assert pipeline.raw("select id from raw_shop.orders") == [(1,)]
+    assert pipeline.raw("select id from raw_shop.orders order by id") == [(1,), (9,)]
     assert ledger.last_mark(pipeline.warehouse, pipeline.spec()) == before
 
 
