@@ -1,18 +1,35 @@
--- Reads only. The oldest transactions of this database that hold its horizon back: sessions that have been in one for a
--- minute, and prepared transactions of any age. The sessions are those of horizon.sql.
+-- Reads only. Transactions of this database that hold its horizon back: sessions that have been in one for a minute, and of
+-- any age those that do not show their start, and prepared ones. The sessions are those of horizon.sql.
 with found as (
     select
-        xact_start as since,
-        usename as role,
-        application_name,
-        state,
-        concat('pid ', pid) as holder
-    from pg_stat_activity
+        activity.xact_start as since,
+        activity.usename as role,
+        activity.application_name,
+        activity.state,
+        concat('pid ', activity.pid) as holder
+    from pg_stat_activity as activity
     where
-        datname = current_database()
-        and pid <> pg_backend_pid()
-        and backend_type not in ('autovacuum worker', 'walsender')
-        and xact_start < statement_timestamp() - interval '1 minute'
+        activity.datname = current_database()
+        and activity.pid <> pg_backend_pid()
+        and activity.backend_type not in ('autovacuum worker', 'parallel worker')
+        and not exists (
+            select 1
+            from pg_stat_replication
+            where pg_stat_replication.pid = activity.pid and pg_stat_replication.state <> 'startup'
+        )
+        and (
+            activity.xact_start < statement_timestamp() - interval '1 minute'
+            or activity.xact_start is null
+            and activity.state not in ('idle', 'disabled')
+            and exists (
+                select 1
+                from pg_locks
+                where
+                    pg_locks.pid = activity.pid
+                    and pg_locks.locktype = 'virtualxid'
+                    and pg_locks.mode = 'ExclusiveLock'
+            )
+        )
     union all
     select
         prepared as since,
@@ -31,5 +48,5 @@ select
     state,
     since
 from found
-order by since
+order by since nulls first
 limit 5

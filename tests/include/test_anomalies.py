@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from include.batch import Horizon, Window, to_text
 from include.errors import ConfigError, TerminalError
 from include.extract.horizon import read_horizon
+from include.health import read_source
 from include.load import publish
 from include.local.servers import EmbeddedPostgres
 from include.sessions import pin
@@ -142,6 +143,8 @@ def test_a_transaction_that_began_hidden_and_is_shown_since_holds_the_mark(pipel
             pass
     held_by = pipeline.horizon().held_by
     assert held_by is not None and held_by.endswith("in a transaction, since when is not shown")
+    [holder] = read_source(pipeline.source, "shop").holders
+    assert (holder.holder, holder.since) == (f"pid {late.info.backend_pid}", None)
     assert pipeline.run(spec).mark == first.mark
     pipeline.app.execute("select pg_advisory_unlock(1)")
     while late.pgconn.is_busy() or late.pgconn.get_result():
