@@ -1,5 +1,5 @@
--- Reads only. Transactions of this database that hold its horizon back: sessions that have been in one for a minute, and of
--- any age those that do not show their start, and prepared ones. The sessions are those of horizon.sql.
+-- Reads only. Transactions of this database that hold its horizon back: sessions that have been in one for a minute,
+-- and of any age those that do not show their start, and prepared ones. The sessions are those of horizon.sql.
 with found as (
     select
         activity.xact_start as since,

@@ -200,7 +200,10 @@ class Runs:
         if kind == "time out":
             steps = [step for step in steps if step.startswith("before")]
         if kind == "disk full":  # what fails are writes
-            steps = [step for step in steps if step.startswith(("before warehouse: copy", "before warehouse: insert"))]
+            writes = tuple(f"before warehouse: {command}" for command in ("copy", "insert", "merge"))
+            steps = [step for step in steps if step.startswith(writes)]
+        if not steps:
+            return None
         return Fault(kind, self.rng.choice(steps), 0 if kind in ("freeze", "pause", "time out", "disk full") else delay)
 
     async def _attempt(self, attempt: Attempt) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import pytest
 from tests.drill import runs
 from tests.drill.attempt import Attempt, Run
 from tests.drill.runs import Runs, Tally
+from tests.drill.strikes import STRIKES
 
 UNUSED: Any = None
 
@@ -36,6 +37,18 @@ def test_a_step_that_is_not_met_again_does_not_take_all_kills() -> None:
             tally.killed_at[f"extract: {fault.step}"] += fault.step != rare
     assert len(aimed) == 31
     assert max(aimed.values()) - min(aimed.values()) <= 1
+
+
+@pytest.mark.parametrize("kind", sorted(STRIKES))
+@pytest.mark.parametrize("step", ["before warehouse: merge into …", "after shop: BEGIN"])
+def test_a_fault_has_a_step_to_strike_at_or_there_is_none(kind: str, step: str) -> None:
+    """A `blobs` that is loaded without a COPY ended the drill."""
+    tally = Tally()
+    tally.steps["load", "blobs", False] = {step}
+    drill = Runs(UNUSED, random.Random(1), tally, BytesIO(), {kind: 1.0}, 1.0)
+    found = [drill._choose("load", "blobs", 1.0) for _ in range(20)]
+    assert {fault.step for fault in found if fault} <= {step}
+    assert all(found) or (step.startswith("after") and kind in ("time out", "disk full"))
 
 
 def test_a_loop_that_could_not_listen_calls_nothing_hung(monkeypatch: pytest.MonkeyPatch) -> None:
