@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import psycopg
 from psycopg import sql
 
@@ -145,9 +146,10 @@ def _contents(dsn: str, schema: str) -> tuple[int, int] | None:
 
 @contextmanager
 def open_shop(folder: Path) -> Iterator[Shop]:
-    """A server of its own with fsync on, and as much memory as a small warehouse has; removed at the end."""
+    """A server of its own with fsync on, and the share of memory that PostgreSQL's manual advises; removed at the end."""
     password = secrets.token_urlsafe(12)
-    server = EmbeddedPostgres(folder / "postgres", settings={"max_wal_size": "8GB", "shared_buffers": "1GB"})
+    buffers = f"{psutil.virtual_memory().total // 4 // 1024**2}MB"
+    server = EmbeddedPostgres(folder / "postgres", settings={"max_wal_size": "8GB", "shared_buffers": buffers})
     try:
         server.start()
         with psycopg.connect(server.superuser_dsn("postgres"), autocommit=True) as connection:
