@@ -146,7 +146,7 @@ def _contents(dsn: str, schema: str) -> tuple[int, int] | None:
 
 @contextmanager
 def open_shop(folder: Path) -> Iterator[Shop]:
-    """A server of its own with fsync on, and the share of memory that PostgreSQL's manual advises; removed at the end."""
+    """A server of its own with fsync on, and the share of memory that PostgreSQL advises; removed at the end."""
     password = secrets.token_urlsafe(12)
     buffers = f"{psutil.virtual_memory().total // 4 // 1024**2}MB"
     server = EmbeddedPostgres(folder / "postgres", settings={"max_wal_size": "8GB", "shared_buffers": buffers})
