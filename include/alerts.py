@@ -25,6 +25,7 @@ from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.xcom import XCom
 
 from include.errors import ConfigError
+from include.links import run_path, task_path
 
 CONNECTION = "alerts"
 TIMEOUT_SECONDS = 5
@@ -74,14 +75,14 @@ def failed_text(dag: DAG, run_id: str, reason: str) -> str:
         lines.append(f"• and {len(failed) - MAX_TASKS} more")
     if not failed:
         lines.append(f"• {reason}")
-    return "\n".join([*lines, f"The run: {_link(dag.dag_id, run_id)}"])
+    return "\n".join([*lines, f"The run: {_url(run_path(dag.dag_id, run_id))}"])
 
 
 def late_text(run: Mapping[str, Any], due_at: str) -> str:
     """The message about a run that is late."""
     since = run["start_date"] if run["state"] == "running" else run["end_date"] or run["queued_at"]
     late = f"{run['dag_id']} is late: due by {_minute(due_at)}, {run['state']} since {_minute(since)}"
-    return f"{late}\nThe run: {_link(run['dag_id'], run['dag_run_id'])}"
+    return f"{late}\nThe run: {_url(run_path(run['dag_id'], run['dag_run_id']))}"
 
 
 def _minute(instant: str) -> str:
@@ -92,13 +93,14 @@ def _failure(dag: DAG, run_id: str, key: str) -> str:
     """A task that failed: its name, of a dbt test its rows, and its log."""
     mapped, _, index = key.rpartition("_")
     if dag.has_task(key):
-        return f"• {key}{_rows(dag.get_task(key), run_id)}\n  {_link(dag.dag_id, run_id, key)}"
+        return f"• {key}{_rows(dag.get_task(key), run_id)}\n  {_url(task_path(dag.dag_id, run_id, key))}"
     if not dag.has_task(mapped):
         return f"• {key}, which the DAG no longer has"
     # Airflow appends its number to a mapped task. Which table that is, of the DAG reconcile, is known without asking.
     values = dag.get_task(mapped)._get_specified_expand_input().value.values()
     known = [str(value[int(index)]) for value in values if isinstance(value, list)]
-    return f"• {' '.join([mapped, *(known or [index])])}\n  {_link(dag.dag_id, run_id, mapped, int(index))}"
+    url = _url(task_path(dag.dag_id, run_id, mapped, int(index)))
+    return f"• {' '.join([mapped, *(known or [index])])}\n  {url}"
 
 
 def _rows(task: Any, run_id: str) -> str:
@@ -115,12 +117,8 @@ def _rows(task: Any, run_id: str) -> str:
     return f": {count:,} failing row{'s' * (count != 1)}" + (f", kept in {FAILURES_SCHEMA}.{table}" if table else "")
 
 
-def _link(dag_id: str, run_id: str, task_id: str | None = None, index: int = -1) -> str:
-    """Where Airflow's UI shows a run, or the log of a task in it."""
-    url = f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/{dag_id}/runs/{quote(run_id, safe='')}"
-    if task_id:
-        url += f"/tasks/{quote(task_id)}" + (f"/mapped/{index}" if index >= 0 else "")
-    return url
+def _url(path: str) -> str:
+    return conf.get("api", "base_url", fallback="").rstrip("/") + path
 
 
 def _connection() -> Connection | None:

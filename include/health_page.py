@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import psycopg
 import structlog
@@ -37,6 +37,7 @@ from include.batch import to_text
 from include.dbt_project import MODELS_DIR
 from include.dbt_tasks import FAILING_ROWS, dbt_hook
 from include.errors import ConfigError
+from include.links import run_path, task_path
 from include.sessions import Connection, pin
 from include.sources import TableSpec, load_specs
 
@@ -269,14 +270,11 @@ def _span(span: timedelta) -> str:
 
 
 def _run_link(run_id: str) -> str:
-    """Where Airflow's own UI shows a run."""
-    return f"{UI}/dags/{DAG_ID}/runs/{quote(run_id, safe='')}"
+    return UI + run_path(DAG_ID, run_id)
 
 
 def _task_link(task: Failure) -> str:
-    """Where Airflow's own UI shows the log of a task."""
-    mapped = f"/mapped/{task.map_index}" if task.map_index >= 0 else ""
-    return f"{_run_link(task.run_id)}/tasks/{quote(task.task_id, safe='')}{mapped}"
+    return UI + task_path(DAG_ID, task.run_id, task.task_id, task.map_index)
 
 
 _ENVIRONMENT = Environment(
