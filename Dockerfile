@@ -4,13 +4,14 @@ ARG AIRFLOW=apache/airflow:3.3.2-python3.13
 
 FROM ${AIRFLOW} AS packages
 WORKDIR /opt/airflow
-COPY --chown=50000:0 requirements.txt requirements.lock ./
+COPY --chown=50000:0 requirements.txt requirements-excluded.txt requirements.lock ./
 # The lock also names what only a checkout needs; as constraints it gives versions and hashes of what is asked for.
 # An environment of its own, because the base image's packages are of other versions (docs/decisions.md).
 RUN --mount=type=cache,target=/tmp/uv,uid=50000 \
     python -m venv --without-pip venv \
  && UV_CACHE_DIR=/tmp/uv UV_LINK_MODE=copy uv pip install --quiet --python venv/bin/python --compile-bytecode \
         --require-hashes --requirements requirements.txt --constraints requirements.lock \
+        --excludes requirements-excluded.txt \
  && rm -rf venv/lib/python3*/site-packages/pandas/tests
 
 FROM packages AS manifest

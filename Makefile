@@ -150,7 +150,7 @@ fix: setup ## format Python and SQL
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock"
 lock: setup ## write requirements.lock from requirements.txt and requirements-dev.txt, and the pins of make bench-tools
-	@$(COMPILE) requirements.txt requirements-dev.txt --output-file requirements.lock
+	@$(COMPILE) --excludes requirements-excluded.txt requirements.txt requirements-dev.txt --output-file requirements.lock
 	@for tool in dlt ingestr sling; do \
 		$(COMPILE) benchmarks/requirements/$$tool.in --output-file benchmarks/requirements/$$tool.txt || exit 1; \
 	done
@@ -167,5 +167,5 @@ $(VENV)/ready: requirements.lock
 	echo "Setting up $(VENV) with $$($$found --version)"; \
 	$$found -m venv --clear $(VENV) && \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV) && \
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --require-hashes --requirement requirements.lock
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --require-hashes --requirement requirements.lock
 	@touch $@

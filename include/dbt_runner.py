@@ -2,7 +2,7 @@
 
 Importing dbt takes a second; this module is imported where dbt is about to run, and before forks.
 
-What is replaced below is dbt-core 1.11's. Each says when it may go.
+What is replaced below is dbt-core 1.12's. Each says when it may go.
 """
 
 from __future__ import annotations
