@@ -7,11 +7,12 @@ with sessions as (
         activity.application_name,
         activity.state,
         activity.xact_start,
-        -- All transactions of one message begin, for now(), when it came; between two of them xact_start is null.
-        case
-            when activity.xact_start is not null then activity.xact_start
-            when activity.state = 'active' and activity.backend_type = 'client backend' then activity.query_start
-        end as began_at
+        -- Whatever a statement commits on its way (a procedure, a DO block, a message of several transactions), it may
+        -- stamp with when it came; xact_start moves on, and is null in between. As in open_transactions.sql.
+        least(
+            activity.xact_start,
+            case when activity.state in ('active', 'fastpath function call') then activity.query_start end
+        ) as began_at
     from pg_stat_activity as activity
     where
         activity.datname = current_database()

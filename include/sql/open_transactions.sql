@@ -1,12 +1,22 @@
 -- Reads only. Transactions of this database that hold its horizon back: sessions that have been in one for a minute,
 -- and of any age those that do not show their start, and prepared ones. The sessions are those of horizon.sql.
-with found as (
+with sessions as (
     select
-        activity.xact_start as since,
-        activity.usename as role,
+        activity.pid,
+        activity.usename,
         activity.application_name,
         activity.state,
-        concat('pid ', activity.pid) as holder
+        least(
+            activity.xact_start,
+            case when activity.state in ('active', 'fastpath function call') then activity.query_start end
+        ) as began_at,
+        activity.xact_start is null
+        and activity.state not in ('idle', 'disabled')
+        and exists (
+            select 1
+            from pg_locks
+            where pg_locks.pid = activity.pid and pg_locks.locktype = 'virtualxid' and pg_locks.mode = 'ExclusiveLock'
+        ) as is_undated
     from pg_stat_activity as activity
     where
         activity.datname = current_database()
@@ -17,19 +27,17 @@ with found as (
             from pg_stat_replication
             where pg_stat_replication.pid = activity.pid and pg_stat_replication.state <> 'startup'
         )
-        and (
-            activity.xact_start < statement_timestamp() - interval '1 minute'
-            or activity.xact_start is null
-            and activity.state not in ('idle', 'disabled')
-            and exists (
-                select 1
-                from pg_locks
-                where
-                    pg_locks.pid = activity.pid
-                    and pg_locks.locktype = 'virtualxid'
-                    and pg_locks.mode = 'ExclusiveLock'
-            )
-        )
+),
+
+found as (
+    select
+        case when not is_undated then began_at end as since,
+        usename as role,
+        application_name,
+        state,
+        concat('pid ', pid) as holder
+    from sessions
+    where began_at < statement_timestamp() - interval '1 minute' or is_undated
     union all
     select
         prepared as since,

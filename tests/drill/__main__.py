@@ -16,7 +16,7 @@ from pathlib import Path
 from include.local.environment import ROOT, Installation, airflow_settings
 
 DEFAULT_MINUTES = 4.0
-MUTANTS_SECONDS = 75
+MUTANTS_SECONDS = 90
 """What the mutants take together, most of it the making of databases."""
 
 ALL_KINDS_MINUTES = 10

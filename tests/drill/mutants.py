@@ -1,4 +1,4 @@
-"""Five ways to break the product that the drill has to notice, each the mistake of somebody's real pipeline."""
+"""Ways to break the product that the drill has to notice, each the mistake of somebody's real pipeline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from dataclasses import replace as changed
 from typing import Any
 
+from psycopg import sql
+
 from include import tasks
+from include.extract import horizon
 from include.extract.horizon import read_horizon
 from include.load import publish
 from tests.drill.attempt import replace
@@ -39,6 +42,14 @@ def horizon_after_snapshot() -> None:
         return changed(batch, mark=late.at, horizon=late.at) if batch.mark and late.may_advance else batch
 
     replace(tasks, "extract_table", mutant)
+
+
+def horizon_without_statements() -> None:
+    """Count from the start of each open transaction alone. A procedure that commits on its way began before it."""
+    text = horizon.statement("horizon").as_string()
+    mutated = text.replace("('active', 'fastpath function call')", "('nothing')")
+    assert mutated != text
+    replace(horizon, "statement", lambda _: sql.SQL(mutated))
 
 
 def no_version_guard() -> None:
@@ -89,6 +100,7 @@ class Mutant:
 MUTANTS = {
     "cursor at max(updated_at)": Mutant(Plan(120, ("orders",), ONE_RUN, {}, 0, cursor_at_max), LOST),
     "horizon after the snapshot": Mutant(Plan(120, ("orders", "shapes"), ONE_RUN, {}, 0, horizon_after_snapshot), LOST),
+    "horizon from transactions alone": Mutant(Plan(120, ("orders",), ONE_RUN, {}, 0, horizon_without_statements), LOST),
     "no version guard": Mutant(
         Plan(300, ("orders", "shapes"), TWO_RUNS, {"pause": 1.0}, 0.7, no_version_guard),
         f"went back|above the ledger|{LOST}",

@@ -172,6 +172,20 @@ class Writer:
                 pass
             self.changed += cursor.rowcount
 
+    def procedure(self) -> None:
+        """A block that commits on its way: what it writes in its last transaction, it stamps with when it was sent."""
+        spec = self.rng.choice([spec for spec in self.specs if spec.mode == "incremental"])
+        query = f"""
+            do $$ begin
+                perform pg_sleep(%(seconds)s);
+                commit;
+                perform pg_sleep(%(seconds)s);
+                update {{t}} set amount = amount + (1 - 2 * half),
+                    updated_at = {self.STAMP.replace("now()", "statement_timestamp()")} where {self.IN_SLICE};
+            end $$"""
+        values = {"seconds": self.rng.uniform(0.2, 1.0), **self._slice(), **self._stamp(spec)}
+        psycopg.ClientCursor(self.connection).execute(sql.SQL(query).format(t=sql.Identifier(spec.table)), values)
+
     def prepared(self) -> None:
         """Two-phase commit: between the phases the transaction belongs to no session."""
         name = f"drill_{self.rng.getrandbits(60)}"
@@ -238,7 +252,7 @@ class Writer:
 
 WAYS = {
     Writer.at_once: 12, Writer.late: 3, Writer.idle: 2, Writer.undone: 1, Writer.partly_undone: 2,
-    Writer.script: 1, Writer.prepared: 0.5, Writer.reshape: 0.7, Writer.label: 0.4,
+    Writer.script: 1, Writer.procedure: 1, Writer.prepared: 0.5, Writer.reshape: 0.7, Writer.label: 0.4,
 }  # fmt: skip
 """How transactions begin, wait and end, and how often."""
 

@@ -11,6 +11,7 @@ import pytest
 from psycopg import pq, sql
 from structlog.testing import capture_logs
 
+from include import health
 from include.batch import Horizon, Window, to_text
 from include.errors import ConfigError, TerminalError
 from include.extract.horizon import read_horizon
@@ -190,6 +191,62 @@ def test_a_transaction_that_begins_later_in_the_same_message_holds_the_mark(
     pipeline.run(spec)
     while client.pgconn.get_result():
         pass
+    pipeline.run(spec)
+    pipeline.assert_equal()
+
+
+STAMPED_AT_THE_CALL = {
+    "procedure": (
+        """create procedure write() language plpgsql as $$ begin
+            commit; perform pg_advisory_xact_lock(7); insert into orders values (1, 1, statement_timestamp());
+        end $$""",
+        "call write()",
+    ),
+    "block, and a time taken before it waits": (
+        "select 1",
+        """do $$ declare began timestamptz := clock_timestamp(); begin
+            commit; perform pg_advisory_xact_lock(7); insert into orders values (1, 1, began);
+        end $$""",
+    ),
+    "trigger, at the commit": (
+        """create function stamp() returns trigger language plpgsql as $$ begin
+            update orders set updated_at = statement_timestamp() where id = new.id; return null;
+        end $$;
+        create constraint trigger stamp after insert on orders deferrable initially deferred
+        for each row execute function stamp();
+        create procedure write() language plpgsql as $$ begin
+            commit; insert into orders values (1, 1); perform pg_advisory_xact_lock(7);
+        end $$""",
+        "call write()",
+    ),
+}
+"""What is made before, and what then writes order 1 in its second transaction, once lock 7 is free."""
+
+
+@pytest.mark.parametrize("way", STAMPED_AT_THE_CALL)
+def test_a_statement_that_commits_on_its_way_holds_the_mark_from_its_begin(pipeline: Pipeline, way: str) -> None:
+    """After each inner COMMIT `xact_start` moves on; what it stamps with does not."""
+    made, call = STAMPED_AT_THE_CALL[way]
+    spec = pipeline.spec(overlap="0.001 seconds")
+    pipeline.insert(9)
+    pipeline.app.execute(made)
+    pipeline.app.execute("select pg_advisory_lock(7)")
+    client = psycopg.connect(pipeline.source_dsn, autocommit=True)
+    client.pgconn.send_query(call.encode())
+    waits = "select 1 from pg_locks where locktype = 'advisory' and not granted and pid = %s"
+    while not pipeline.app.execute(waits, (client.info.backend_pid,)).fetchone():
+        pass
+    times = "select query_start, xact_start > query_start from pg_stat_activity where pid = %s"
+    began = pipeline.app.execute(times, (client.info.backend_pid,)).fetchone()
+    assert began is not None and began[1], "it has committed on its way"
+    assert pipeline.run(spec).mark == began[0]
+    query = health.statement("open_transactions").as_string().replace("interval '1 minute'", "interval '0'")
+    [holder] = pipeline.source.execute(query).fetchall()
+    assert (holder[0], holder[-1]) == (f"pid {client.info.backend_pid}", began[0]), "the page and the run say the same"
+    pipeline.app.execute("select pg_advisory_unlock(7)")
+    while client.pgconn.get_result():
+        pass
+    client.close()
     pipeline.run(spec)
     pipeline.assert_equal()
 
