@@ -47,7 +47,7 @@ class Drift:
     Attributes:
         added: Columns that raw lacks.
         widened: Columns, of their new type, whose type in raw is too narrow.
-        gone: Columns of raw that the source no longer has: kept, NULL from now on.
+        gone: Columns of raw that the source no longer has: kept, with the last values of their rows.
         labels: Statements that add new enum labels.
         unseen: What changed without the rows' cursors, as sentences: the table is read whole.
     """
@@ -105,6 +105,8 @@ def examine(source: Connection, warehouse: Connection, spec: TableSpec, window: 
         refuse_other_key(spec, raw)
         found = compare(spec, columns, raw)
         drift = replace(found, labels=drift.labels, gone=ledger.of_the_source(warehouse, spec, found.gone))
+        if last and window.mode in ("window", "repair"):
+            _refuse_a_part_of_a_column(spec, _dropped_from_raw(last, shape, raw))
         if last and window.mode == "incremental":
             unseen = (
                 *_rewritten(last, shape, raw),
@@ -234,9 +236,25 @@ def _rewritten(last: dict[str, Any], shape: dict[str, Any], raw: tuple[Column, .
         elif name not in before and name in held:
             changes.append(f"column {name!r} is new, and raw has one of its name")
     views = last.get("views", {})
+    changes += [f"column {name!r} was dropped from raw" for name in _dropped_from_raw(last, shape, raw)]
     return changes + [
         f"view {name} was replaced" for name, text in shape["views"].items() if text != views.get(name, text)
     ]
+
+
+def _dropped_from_raw(last: dict[str, Any], shape: dict[str, Any], raw: tuple[Column, ...]) -> list[str]:
+    """Columns that were loaded, that the source still has, and that a person took out of raw."""
+    held = {column.name for column in raw}
+    return [name for name in shape["columns"] if name in last["columns"] and name not in held]
+
+
+def _refuse_a_part_of_a_column(spec: TableSpec, dropped: list[str]) -> None:
+    if dropped:
+        conf = f'{{"tables": ["{spec.name}"]}}'
+        raise DriftError(
+            f"{spec.name}: column {dropped[0]!r} was dropped from raw, and rows that are not read now would get it "
+            f"back empty; read them all first: airflow dags trigger elt_pipeline --conf '{conf}'"
+        )
 
 
 def _lost(last: dict[str, Any], shape: dict[str, Any], name: str) -> set[str]:

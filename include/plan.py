@@ -95,7 +95,9 @@ def gaps(warehouse: Connection, spec: TableSpec) -> list[str]:
 def _changes(warehouse: Connection, spec: TableSpec, found: Examined, reads_all: bool) -> list[str]:
     if not columns_of(warehouse, spec.raw_schema, spec.table):
         return [f"create table {relation_text(spec.raw_schema, spec.table)} with {len(found.columns)} columns"]
-    gone = [f"{name} is gone from the source: kept in raw, NULL from now on" for name in found.drift.gone]
+    gone = [
+        f"{name} is gone from the source: raw keeps its last values, new rows hold NULL" for name in found.drift.gone
+    ]
     unseen = [f"{change}: every row is read" for change in found.drift.unseen]
     added = [f"{column.name} is new: older rows hold NULL until a full refresh" for column in found.drift.added]
     return found.drift.statements(spec) + gone + unseen + ([] if reads_all else added)

@@ -37,17 +37,18 @@ EXAMPLES = 5
 RUN = "reconcile__"
 """How the run id of a repair begins."""
 
-Kind = Literal["missing", "differing", "duplicated", "extra", "unsettled"]
+Kind = Literal["missing", "differing", "duplicated", "lingering", "extra", "unsettled"]
 
 MEANING: dict[Kind, str] = {
     "missing": "in the source, not in raw",
     "differing": "not the same in raw",
     "duplicated": "more than once in raw",
-    "extra": "in raw, gone from the source: kept, or marked by the next run with `deletes: soft`",
+    "lingering": "in raw, gone from the source: the next run or a repair marks them as deleted",
+    "extra": "in raw, gone from the source: kept, as deletes of this table are not followed",
     "unsettled": "changed since the last load: no difference yet, the next run reads them",
 }
-REAL: tuple[Kind, ...] = ("missing", "differing", "duplicated")
-"""What should not be, whatever was written since the last load."""
+REAL: tuple[Kind, ...] = ("missing", "differing", "duplicated", "lingering")
+"""What should not be. Nothing tells a row deleted since the last load from one that a load has missed."""
 
 
 class _Row(NamedTuple):
@@ -119,14 +120,13 @@ def reconcile(source: Connection, warehouse: Connection, spec: TableSpec) -> Rep
         ours, theirs = Side(source, rows_of(spec, columns)), Side(warehouse, _living(spec, columns))
         names = [column.name for column in columns]
         key = spec.key or names
-        content = spec.key if spec.mode == "append" else names
-        compared = compare(ours, theirs, key, content)
+        compared = compare(ours, theirs, key, names)
         report = Report(spec.name, compared.rows, compared.differing)
         if report.differing.numbers:
             since = sql.SQL("({}) is not true").format(in_window(spec, settled))
             rows = heapq.merge(
-                _rows(ours, report.differing, key, content, since),
-                _rows(theirs, report.differing, key, content, None),
+                _rows(ours, report.differing, key, names, since),
+                _rows(theirs, report.differing, key, names, None),
             )
             for _, same_key in groupby(rows, itemgetter(0)):
                 _classify(report, spec, list(same_key))
@@ -198,7 +198,8 @@ def _classify(report: Report, spec: TableSpec, rows: list[_Row]) -> None:
     ours, theirs = ([row for row in rows if row.is_raw is is_raw] for is_raw in (False, True))
     is_settled = all(row.is_settled for row in ours)
     if not ours:
-        report.add("extra", theirs[0], repair=spec.deletes == "soft")
+        is_followed = spec.deletes == "soft"
+        report.add("lingering" if is_followed else "extra", theirs[0], repair=is_followed)
     elif len(theirs) > len(ours):
         report.add("duplicated" if spec.key else "unsettled", theirs[0], repair=False)
     elif len(theirs) < len(ours):

@@ -38,8 +38,8 @@ class TableSpec(BaseModel):
         table: Name in dbt, in the raw schema and, unless `identifier` differs, in the source database.
         key: Columns that identify a row. May be empty for `mode: full` alone.
         cursor: Column that grows with every insert and update (timestamptz, or timestamp with `cursor_zone`).
-        mode: `incremental` upserts rows whose cursor moved; `append` inserts new keys, and updates none
-            but where every row is read; `full` reads everything each time.
+        mode: `incremental` upserts rows whose cursor moved; `append` inserts new keys, and refuses a known one with
+            other content, but where every row is read; `full` reads everything each time.
         deletes: `soft` stamps `_deleted_at` on rows that are gone from the source; `ignore` keeps them. With
             `incremental`, every run then compares keys and cursors by bucket: a scan of the table on both sides.
         overlap: How far before the watermark each run reads again. Covers clocks of writers that run behind.

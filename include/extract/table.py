@@ -204,7 +204,7 @@ def _follow(warehouse: Connection, spec: TableSpec, drift: Drift) -> None:
             ) from error
         log.warning("enum label added", table=spec.name, statement=each)
     if drift.gone:
-        log.warning("columns are gone from the source: kept in raw, NULL from now on", table=spec.name, gone=drift.gone)
+        log.warning("columns are gone from the source: raw keeps their last values", table=spec.name, gone=drift.gone)
     if drift.unseen:
         log.warning(
             "the cursor does not show what changed: a run from the watermark reads all",

@@ -10,7 +10,7 @@ from datetime import datetime
 from psycopg import sql
 
 from include.batch import Batch
-from include.buckets import Buckets
+from include.buckets import Buckets, digest_of
 from include.catalog import Column, estimated_rows, same_key
 from include.errors import TerminalError
 from include.sessions import Connection, identifiers, relation_text
@@ -57,8 +57,11 @@ class Counts:
     deleted: int = 0
 
 
-def upsert(connection: Connection, load: Load, newer: list[datetime], gone: Sequence[str]) -> Counts:
-    """Insert what is new and update what differs. Unlike `on conflict`, MERGE locks and logs no row that it leaves."""
+def upsert(connection: Connection, load: Load, newer: list[datetime]) -> Counts:
+    """Insert what is new and update what differs. Unlike `on conflict`, MERGE locks and logs no row that it leaves.
+
+    Columns that were not staged, a person's own or gone from the source, keep what they hold.
+    """
     query = sql.SQL(
         """
         merge into {raw} as old
@@ -74,7 +77,7 @@ def upsert(connection: Connection, load: Load, newer: list[datetime], gone: Sequ
         key=identifiers(load.spec.key),
         same_key=same_key(connection, load.spec),
         differs=_differs(load, newer),
-        update=_update(load, gone, stamps),
+        update=_update(load, stamps),
         columns=identifiers(load.names),
         new=identifiers(load.names, sql.SQL("new.")),
         **stamps,
@@ -109,7 +112,9 @@ def soft_delete(connection: Connection, load: Load, held: Buckets, newer: list[d
 
 
 def replace_all(connection: Connection, load: Load) -> Counts:
-    """A table without a key: all rows go and come, in the same transaction. DELETE, because TRUNCATE blocks readers.
+    """A table without a key: what was not staged goes, and what raw lacks comes; of equal rows, as many as there are.
+
+    A row that stays keeps what its other columns hold. DELETE, because TRUNCATE blocks readers.
 
     Raises:
         TerminalError: not all rows were read.
@@ -119,11 +124,75 @@ def replace_all(connection: Connection, load: Load) -> Counts:
             f"{load.spec.name}: a part was read of a table without a key, and would take the place of all of it; "
             f"clear the table's {load.spec.first_task} task, which reads it whole"
         )
-    deleted = connection.execute(sql.SQL("delete from {}").format(load.raw)).rowcount
-    insert = sql.SQL("insert into {} ({columns}, _loaded_at, _run_id) select {columns}, {}, {} from {}")
-    stamps = (sql.Literal(load.loaded_at), sql.Literal(load.batch.run_id))
-    connection.execute(insert.format(load.raw, *stamps, load.staging, columns=identifiers(load.names)))
-    return Counts(inserted=load.batch.rows_extracted, deleted=deleted)
+    delete = sql.SQL("delete from {} where ctid in ({})")
+    deleted = connection.execute(delete.format(load.raw, _not_in(load, load.raw, load.staging))).rowcount
+    insert = sql.SQL(
+        "insert into {raw} ({columns}, _loaded_at, _run_id) "
+        "select {columns}, {loaded_at}, {run_id} from {staging} where ctid in ({lacking})"
+    )
+    query = insert.format(
+        raw=load.raw,
+        columns=identifiers(load.names),
+        loaded_at=sql.Literal(load.loaded_at),
+        run_id=sql.Literal(load.batch.run_id),
+        staging=load.staging,
+        lacking=_not_in(load, load.staging, load.raw),
+    )
+    return Counts(inserted=connection.execute(query).rowcount, deleted=deleted)
+
+
+def _not_in(load: Load, these: sql.Identifier, those: sql.Identifier) -> sql.Composed:
+    """The places (ctid) of rows of one table that the other lacks; the second of two equal rows needs a second one."""
+    digest = digest_of(identifiers(load.names))
+    numbered = sql.SQL("(select ctid, {0} as digest, row_number() over (partition by {0}) as number from {1})")
+    return sql.SQL(
+        "select these.ctid from {} as these where not exists "
+        "(select from {} as those where these.digest = those.digest and these.number = those.number)"
+    ).format(numbered.format(digest, these), numbered.format(digest, those))
+
+
+def refuse_known_keys(connection: Connection, load: Load, newer: list[datetime], filled: Sequence[str]) -> None:
+    """Refuse a batch of an append table that has other content for a key of raw.
+
+    Args:
+        connection: In the load's transaction.
+        load: Not of all rows, which are followed.
+        newer: Stamps of rows that newer snapshots brought: theirs count.
+        filled: Columns that raw got after its first rows: NULL there is no content.
+
+    Raises:
+        TerminalError: names such a key.
+    """
+    known = [
+        sql.SQL("coalesce(old.{0}, new.{0})" if name in filled else "old.{0}").format(sql.Identifier(name))
+        for name in load.names
+    ]
+    query = sql.SQL(
+        """
+        select row({key})::text, count(*) over () from {staging} as new join {raw} as old on {same_key}
+        where (row({known})::record *<> row({new})::record or old._deleted_at is not null) and {not_newer}
+        order by new.{first} limit 1
+    """
+    ).format(
+        key=identifiers(load.spec.key, sql.SQL("new.")),
+        first=sql.Identifier(load.spec.cursor or load.spec.key[0]),
+        staging=load.staging,
+        raw=load.raw,
+        same_key=same_key(connection, load.spec),
+        known=sql.SQL(", ").join(known),
+        new=identifiers(load.names, sql.SQL("new.")),
+        not_newer=_not_newer(newer),
+    )
+    with _by_index(connection, load):
+        row = connection.execute(query).fetchone()
+    if row:
+        conf = f'{{"tables": ["{load.spec.name}"], "full_refresh": true}}'
+        others = f" and {row[1] - 1:,} more have" if row[1] > 1 else " has"
+        raise TerminalError(
+            f"{load.spec.name}: `mode: append`, and key {row[0]}{others} other content than in raw: its source changes "
+            "rows, or uses keys again; declare `mode: incremental`, or read it whole once: "
+            f"airflow dags trigger elt_pipeline --conf '{conf}'"
+        )
 
 
 def _inserted(connection: Connection, load: Load) -> int:
@@ -136,17 +205,14 @@ def _inserted(connection: Connection, load: Load) -> int:
 
 def _differs(load: Load, newer: list[datetime]) -> sql.Composable:
     """Whether the old row has to become the new one. `*<>` compares stored bytes: 1.0 and 1.00, 0 and -0 differ."""
-    if load.spec.mode == "append" and not load.batch.window.reads_all:
-        return sql.SQL("false")
     return sql.SQL("(row({})::record *<> row({})::record or old._deleted_at is not null) and {}").format(
         identifiers(load.names, sql.SQL("old.")), identifiers(load.names, sql.SQL("new.")), _not_newer(newer)
     )
 
 
-def _update(load: Load, gone: Sequence[str], stamps: dict[str, sql.Literal]) -> sql.Composable:
+def _update(load: Load, stamps: dict[str, sql.Literal]) -> sql.Composable:
     # The key too: 1.0 and 1.00, or `a` and `A` of a citext, are one key in different bytes.
     assignments = [sql.SQL("{0} = new.{0}").format(sql.Identifier(name)) for name in load.names]
-    assignments += [sql.SQL("{} = null").format(sql.Identifier(name)) for name in gone]
     stamped = sql.SQL("update set {}, _loaded_at = {loaded_at}, _run_id = {run_id}, _deleted_at = null")
     return stamped.format(sql.SQL(", ").join(assignments), **stamps)
 

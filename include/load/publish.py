@@ -15,7 +15,7 @@ from include.batch import Batch, LoadResult, digest
 from include.catalog import Column, columns_of, estimated_rows, raw_columns
 from include.drift import Drift, add_column, change_type, compare, refuse_other_key, views_on
 from include.errors import DriftError, TerminalError
-from include.load.merge import SMALL_SHARE, Counts, Load, replace_all, soft_delete, upsert
+from include.load.merge import SMALL_SHARE, Counts, Load, refuse_known_keys, replace_all, soft_delete, upsert
 from include.load.order import OtherLoad, newer_loads
 from include.sessions import Connection, identifiers, relation_text
 from include.sources import TableSpec
@@ -40,8 +40,8 @@ def load_batch(connection: Connection, spec: TableSpec, *parts: Batch) -> LoadRe
         parts: From `extract_part`, one for each range; where the table was cut again, the newest extraction counts.
 
     Raises:
-        TerminalError: the key is not unique or NULL, the batch is not staged in all its parts, or a later attempt of
-            the same run already loaded the table.
+        TerminalError: the key is not unique or NULL, an append table's is used again, the batch is not staged in all
+            its parts, or a later attempt of the same run already loaded the table.
         psycopg.OperationalError: server, network or lock time-out; trying again helps.
     """
     extraction = max(part.extraction_id for part in parts)
@@ -154,10 +154,11 @@ def _adopt(connection: Connection, load: Load) -> Counts:
 def _merge(connection: Connection, load: Load, raw: tuple[Column, ...], newer: list[datetime]) -> Counts:
     """Bring raw to what the batch shows, changing only rows that differ."""
     refuse_other_key(load.spec, raw)
-    drift = _drift_since_the_look(load, raw)
-    _evolve(connection, load.spec, drift)
+    _evolve(connection, load.spec, _drift_since_the_look(load, raw))
+    if load.spec.mode == "append" and load.batch.mode in ("incremental", "window"):
+        refuse_known_keys(connection, load, newer, ledger.later_columns(connection, load.spec, load.names))
     if load.spec.key:
-        counts = upsert(connection, load, newer, ledger.of_the_source(connection, load.spec, drift.gone))
+        counts = upsert(connection, load, newer)
         held = extractions.held_buckets(connection, load.batch.extraction_id)
         if held and load.spec.deletes == "soft":
             counts = replace(counts, deleted=soft_delete(connection, load, held, newer))

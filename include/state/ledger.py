@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -135,6 +135,18 @@ def of_the_source(connection: Connection, spec: TableSpec, columns: tuple[str, .
             select from _elt.load_ledger
             where source = %s and table_name = %s and source_shape -> 'columns' ? column_name
         )"""
+    rows = connection.execute(query, (list(columns), spec.source, spec.table)).fetchall()
+    return tuple(name for (name,) in rows)
+
+
+def later_columns(connection: Connection, spec: TableSpec, columns: Sequence[str]) -> tuple[str, ...]:
+    """Those of some columns that a load did not know: rows of before hold NULL in them."""
+    query = """
+        select column_name from unnest(%s::text[]) as column_name
+        where not coalesce((
+            select bool_and(source_shape -> 'columns' ? column_name) from _elt.load_ledger
+            where source = %s and table_name = %s and jsonb_typeof(source_shape) = 'object'
+        ), false)"""
     rows = connection.execute(query, (list(columns), spec.source, spec.table)).fetchall()
     return tuple(name for (name,) in rows)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psycopg
 import pytest
 
@@ -77,8 +79,12 @@ def test_the_report_names_buckets_and_keys(pipeline: Pipeline, spec: TableSpec) 
 def test_repair_marks_what_is_gone_where_deletes_are_wanted(pipeline: Pipeline, spec: TableSpec) -> None:
     soft = spec.model_copy(update={"deletes": "soft"})
     pipeline.app.execute("delete from orders where id = 7")
-    assert counts(compare(pipeline, spec)) == counts(compare(pipeline, soft)) == {"extra": 1}
-    assert compare(pipeline, spec).to_repair == set()
+    kept, missed = compare(pipeline, spec), compare(pipeline, soft)
+    assert counts(kept) == {"extra": 1} and kept.is_clean and kept.to_repair == set()
+    assert "1 extra       in raw, gone from the source: kept, as deletes of this table are not followed: (7)" in str(
+        kept
+    )
+    assert counts(missed) == {"lingering": 1} and not missed.is_clean
     repair(pipeline.source, pipeline.warehouse, soft, compare(pipeline, soft), "r1")
     assert pipeline.raw("select id from raw_shop.orders where _deleted_at is not null") == [(7,)]
     assert counts(compare(pipeline, soft)) == {}
@@ -190,14 +196,33 @@ def test_a_hashed_key_falls_into_the_same_buckets(pipeline: Pipeline) -> None:
     assert counts(compare(pipeline, spec)) == {}
 
 
-def test_an_append_table_is_compared_by_its_keys(pipeline: Pipeline) -> None:
-    spec = pipeline.spec(mode="append")
-    pipeline.app.execute("insert into orders values (1, 1, '2026-01-01'), (2, 2, '2026-01-01')")
+@pytest.mark.parametrize(
+    ("extract", "differing"),
+    [
+        ({}, "differing"),
+        ({"mode": "append"}, "differing"),
+        ({"deletes": "soft"}, "differing"),
+        ({"mode": "full"}, "differing"),
+        ({"mode": "full", "cursor": None}, "unsettled"),
+    ],
+    ids=str,
+)
+def test_one_changed_byte_is_found_and_repaired_in_every_mode(
+    pipeline: Pipeline, extract: dict[str, Any], differing: str
+) -> None:
+    """Of an append table keys alone were compared, and a repair left the rest as it was."""
+    spec = pipeline.spec(**extract)
+    pipeline.app.execute("insert into orders values (1, 1, '2026-01-01'), (2, 2, '2026-01-01'), (3, 3, '2026-01-01')")
     pipeline.run(spec)
-    pipeline.app.execute("update orders set amount = 5")
-    assert counts(compare(pipeline, spec)) == {}
-    pipeline.warehouse.execute("delete from raw_shop.orders where id = 1")
-    assert counts(compare(pipeline, spec)) == {"missing": 1}
+    pipeline.warehouse.execute("update raw_shop.orders set amount = 1.0 where id = 1")
+    pipeline.app.execute("update orders set amount = 5 where id = 2")
+    pipeline.app.execute("delete from orders where id = 3")
+    left = "lingering" if spec.deletes == "soft" else "extra"
+    report = compare(pipeline, spec)
+    assert counts(report) == {differing: 2, left: 1}
+    if differing == "differing":
+        repair(pipeline.source, pipeline.warehouse, spec, report, "r1")
+        assert counts(compare(pipeline, spec)) == ({"extra": 1} if left == "extra" else {})
 
 
 def test_a_full_table_without_a_cursor_has_nothing_settled(pipeline: Pipeline) -> None:
