@@ -16,6 +16,7 @@ from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
 
 import structlog
+from airflow import __version__ as airflow_version
 from airflow.sdk import DAG, BaseHook, Connection, Context
 from airflow.sdk.configuration import conf
 from airflow.sdk.definitions.callback import SyncCallback
@@ -23,6 +24,7 @@ from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.xcom import XCom
+from packaging.version import Version
 
 from include.errors import ConfigError
 from include.links import run_path, task_path
@@ -35,9 +37,15 @@ log = structlog.get_logger(__name__)
 
 
 def due_within(interval: timedelta) -> DeadlineAlert:
-    """Have people told of a run that has not succeeded so long after it was queued."""
+    """Have people told of a run that has not succeeded so long after it was queued.
+
+    Where a run is cleared or marked, Airflow 3.3.2 counts its deadline anew and reads the interval as a number, but had
+    stored a timedelta as a dictionary: HTTP 500 (apache/airflow #70368). It stores a number as one. Unnecessary once a
+    later Airflow reads what it stored (tests/e2e/test_mending.py clears runs whose deadline is open).
+    """
+    stored: Any = interval.total_seconds() if Version(airflow_version) <= Version("3.3.2") else interval
     queued = DeadlineReference.DAGRUN_QUEUED_AT
-    return DeadlineAlert(reference=queued, interval=interval, callback=SyncCallback(tell_late))
+    return DeadlineAlert(reference=queued, interval=stored, callback=SyncCallback(tell_late))
 
 
 def tell_failed(context: Context) -> None:

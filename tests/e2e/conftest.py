@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from include.compose.airflow_api import Airflow
 from include.local.environment import Installation
 from tests.conftest import Checkout
 
@@ -16,3 +23,30 @@ def checkout(folder: Path, request: pytest.FixtureRequest) -> Iterator[Checkout]
     made = Checkout(Installation(folder / request.module.__name__.split(".")[-1]))
     yield made
     made.run("clean")
+
+
+@contextmanager
+def served(checkout: Checkout, **variables: str) -> Iterator[Airflow]:
+    """`make ui` on a port of its own, until the block ends."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW_", "DBT_"))}
+    environment = {**kept, "ELT_STATE": str(checkout.here.state), "UI_PORT": str(port), **variables}
+    command = [sys.executable, "-m", "include.local", "ui"]
+    with subprocess.Popen(
+        command, cwd=checkout.root, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as child:
+        try:
+            assert child.stdout and any("Airflow is at" in line for line in child.stdout), "it did not start"
+            yield Airflow(f"http://127.0.0.1:{port}", "admin", checkout.here.secrets()["admin"])
+        finally:
+            child.send_signal(signal.SIGINT)
+
+
+def spoil_orders(checkout: Checkout) -> None:
+    """A shop in which the amounts of three orders are not those of their items: one dbt test fails."""
+    checkout.run("shop")
+    with checkout.source() as source:
+        settled = "select id from orders where updated_at < now() - interval '1 hour' order by id limit 3"
+        items = f"select min(id) from order_items where order_id in ({settled}) group by order_id"
+        assert source.execute(f"update order_items set quantity = quantity + 1 where id in ({items})").rowcount == 3

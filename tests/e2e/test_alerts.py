@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from queue import Empty
 
@@ -15,6 +10,7 @@ import pytest
 
 from include.compose.airflow_api import Airflow
 from tests.conftest import Checkout
+from tests.e2e.conftest import served, spoil_orders
 from tests.webhook import SECRET, Webhook, webhook
 
 PATIENCE_SECONDS = 300
@@ -29,26 +25,9 @@ def hook() -> Iterator[Webhook]:
 
 @pytest.fixture(scope="module")
 def airflow(checkout: Checkout, hook: Webhook) -> Iterator[Airflow]:
-    """`make ui` on a shop in which the amounts of three orders are not those of their items."""
-    checkout.run("shop")
-    with checkout.source() as source:
-        settled = "select id from orders where updated_at < now() - interval '1 hour' order by id limit 3"
-        items = f"select min(id) from order_items where order_id in ({settled}) group by order_id"
-        assert source.execute(f"update order_items set quantity = quantity + 1 where id in ({items})").rowcount == 3
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    environment = {**os.environ, "ELT_STATE": str(checkout.here.state), "UI_PORT": str(port)}
-    environment = {key: value for key, value in environment.items() if not key.startswith(("AIRFLOW_", "DBT_"))}
-    environment["AIRFLOW_CONN_ALERTS"] = hook.url
-    command = [sys.executable, "-m", "include.local", "ui"]
-    with subprocess.Popen(
-        command, cwd=checkout.root, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as child:
-        try:
-            assert child.stdout and "Airflow is at" in child.stdout.readline()
-            yield Airflow(f"http://127.0.0.1:{port}", "admin", checkout.here.secrets()["admin"])
-        finally:
-            child.send_signal(signal.SIGINT)
+    spoil_orders(checkout)
+    with served(checkout, AIRFLOW_CONN_ALERTS=hook.url) as started:
+        yield started
 
 
 def heard(hook: Webhook, end: str) -> str:
