@@ -1,6 +1,11 @@
 """
 ### ELT pipeline
 
+**Something is red?** Open its log: the last line says what failed, where, and what to do. *Health*, in the navigation, lists
+all that is wrong, the worst first. An `extract` or `load` retries by itself, 3 times, 5 minutes apart; a failed test does not:
+correct the data or the model, then clear that one task with *Downstream*. It and what depends on it run again; loading twice
+is harmless.
+
 Copies the tables of every dbt source from Postgres into the warehouse, then builds and tests the dbt project on them.
 
 | | |
@@ -11,10 +16,6 @@ Copies the tables of every dbt source from Postgres into the warehouse, then bui
 | **To** | the connection `warehouse`: `raw_<source>` → `staging` → `intermediate` → `marts` |
 | **When** | daily, from the watermark on (Variable `watermark__<source>__<table>`); a backfill reads just its own day |
 | **Read by** | the `sales_report` DAG, dashboards on `marts` |
-
-**Something is red?** An `extract` or `load` retries by itself, 3 times, 5 minutes apart; where that does not help, its
-last line says what does. A failed test is not retried: its last line holds the query for the failing rows. Correct the
-data or the model, then clear that one task: it and what depends on it run again. Loading twice is harmless.
 """
 
 from datetime import datetime, timedelta
@@ -26,7 +27,9 @@ from include.alerts import due_within, tell_failed
 from include.dbt_project import MODELS_DIR
 from include.rendering import render_pipeline
 from include.sources import load_specs
+from include.tasks import check_parameters
 
+INSTANT = {"default": None, "type": ["null", "string"], "format": "date-time"}
 TABLES = [spec.name for spec in load_specs(MODELS_DIR)]
 
 with DAG(
@@ -43,26 +46,33 @@ with DAG(
     # The time between tries is Airflow's own option, [core] default_task_retry_delay: 5 minutes.
     default_args={"owner": "data-engineering", "retries": 3},
     params={
-        "tables": Param(TABLES, type="array", examples=TABLES, description="Tables to extract and load."),
+        "tables": Param(TABLES, type="array", examples=TABLES, title="Tables", description="To extract and load."),
         "window_start": Param(
-            None,
-            type=["null", "string"],
-            format="date-time",
-            description="First instant to read; UTC unless it names a zone. Give both bounds or neither.",
+            **INSTANT,
+            title="Window: start",
+            description="First to read, in UTC unless it names a zone; both or neither.",
         ),
         "window_end": Param(
+            **INSTANT, title="Window: end", description="First not to read, in UTC unless it names a zone."
+        ),
+        "full_refresh": Param(
+            False,
+            type="boolean",
+            title="Full refresh",
+            description="Read every row and rebuild incremental models.",
+        ),
+        "dbt_select": Param(
             None,
             type=["null", "string"],
-            format="date-time",
-            description="First instant not to read; UTC unless it names a zone.",
+            title="dbt selection",
+            description_md="Build and test these alone, such as `+fct_sales path:models/staging`.",
         ),
-        "full_refresh": Param(False, type="boolean", description="Read every row and rebuild incremental models."),
-        "dbt_select": Param(
-            None, type=["null", "string"], description="dbt selection, such as `+fct_sales path:models/staging`."
+        "dbt_vars": Param(
+            {}, type="object", title="dbt variables", description="The project is then parsed in each task."
         ),
-        "dbt_vars": Param({}, type="object", description="dbt variables; the project is then parsed in each task."),
     },
 ) as dag:
     render_pipeline(dag)
+    check_parameters() >> [task for task in dag.tasks if not task.upstream_list and task.task_id != "check_parameters"]
     marts_ready = EmptyOperator(task_id="marts_ready", outlets=[Asset("marts")], trigger_rule="none_failed")
     [task for task in dag.tasks if task is not marts_ready and not task.downstream_list] >> marts_ready

@@ -1,6 +1,12 @@
 """
 ### Reconcile
 
+**Something is red?** Its last lines list what differs: rows missing in raw, not the same, or there twice, with the
+first keys of each. Rows that changed since the last load are counted, but are no difference: the next run reads them.
+Trigger this DAG again with `repair`; where `rebuild` finds `elt_pipeline` paused, switch that on and clear `rebuild`.
+What differs again and again was written behind the watermark (by a clock that is behind by more than `overlap`) or
+changed without its cursor: widen `overlap`, or set `deletes: soft`.
+
 Compares every source table with its copy in raw: counts and hashes of all columns, bucket by bucket, then row by row
 where a bucket differs.
 
@@ -9,12 +15,6 @@ where a bucket differs.
 | **When** | weekly; by hand for some tables, or with `repair` |
 | **From** | the connection named like the dbt source, and `warehouse`, each in one snapshot |
 | **Repair** | reads the buckets that differ again and loads them like any batch, then triggers `elt_pipeline` |
-
-**Something is red?** Its last lines list what differs: rows missing in raw, not the same, or there twice, with the
-first keys of each. Rows that changed since the last load are counted, but are no difference: the next run reads them.
-Trigger this DAG again with `repair`; where `rebuild` finds `elt_pipeline` paused, switch that on and clear `rebuild`.
-What differs again and again was written behind the watermark (by a clock that is behind by more than `overlap`) or
-changed without its cursor: widen `overlap`, or set `deletes: soft`.
 """
 
 from datetime import datetime, timedelta
@@ -26,6 +26,7 @@ from include.alerts import due_within, tell_failed
 from include.dbt_project import MODELS_DIR
 from include.maintenance import anything_repaired, reconcile_table
 from include.sources import load_specs
+from include.tasks import check_parameters
 
 TABLES = [spec.name for spec in load_specs(MODELS_DIR)]
 
@@ -42,10 +43,14 @@ with DAG(
     tags=["elt", "postgres", "maintenance"],
     default_args={"owner": "data-engineering", "retries": 3},
     params={
-        "tables": Param(TABLES, type="array", examples=TABLES, description="Tables to compare."),
-        "repair": Param(False, type="boolean", description="Read again what differs, then run elt_pipeline."),
+        "tables": Param(TABLES, type="array", examples=TABLES, title="Tables", description="To compare."),
+        "repair": Param(
+            False, type="boolean", title="Repair", description="Read again what differs, then run elt_pipeline."
+        ),
     },
 ):
+    checked = check_parameters()
     repaired = reconcile_table.override(map_index_template="{{ task.op_kwargs['table'] }}").expand(table=TABLES)
     rebuild = TriggerDagRunOperator(task_id="rebuild", trigger_dag_id="elt_pipeline", fail_when_dag_is_paused=True)
+    checked >> repaired
     anything_repaired.override(trigger_rule="none_failed")(repaired) >> rebuild

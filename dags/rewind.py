@@ -1,6 +1,8 @@
 """
 ### Rewind
 
+**Something is red?** Nothing was changed; its last line says what was not understood.
+
 Sets the watermark of one table back, so that the next run of `elt_pipeline` reads again from there. Nothing is
 deleted, and rows that did not change are not written again.
 
@@ -11,8 +13,6 @@ deleted, and rows that did not change are not written again.
 | **Changes** | the Variable `watermark__<source>__<table>`; no row of raw |
 
 `beginning` resets a table, also one that was created anew in the source.
-
-**Something is red?** Nothing was changed; its last line says what was not understood.
 """
 
 from datetime import datetime
@@ -37,8 +37,13 @@ with DAG(
     default_args={"owner": "data-engineering", "retries": 3},
     params={
         # No defaults: nobody reads a table again by a click too many.
-        "table": Param(type="string", enum=TABLES, description="Table to read again."),
-        "to": Param(type="string", minLength=1, description="An instant with its zone, a run id, or `beginning`."),
+        "table": Param(type="string", enum=TABLES, title="Table", description="To read again."),
+        "to": Param(
+            type="string",
+            minLength=1,
+            title="From",
+            description_md="An instant with its zone, a run id, or `beginning`.",
+        ),
     },
 ):
     rewind_table()

@@ -1,14 +1,14 @@
 """
 ### Sales report
 
+**Something is red?** The report reads only: clear it. Its last line names the table or grant that is missing.
+
 Revenue by month and category, printed in the task's log and shown as the task's XCom.
 
 | | |
 |---|---|
 | **When** | each time `elt_pipeline` has built and tested the marts (asset `marts`) |
 | **From** | `marts.fct_sales` and `marts.dim_products`, through the connection dbt uses |
-
-**Something is red?** The report reads only: clear it. Its last line names the table or grant that is missing.
 """
 
 from datetime import datetime

@@ -10,6 +10,7 @@ from include.catalog import estimated_rows, source_columns
 from include.errors import TerminalError
 from include.extract.horizon import read_horizon
 from include.extract.rows import in_window, rows_of
+from include.parameters import skip_unless_chosen
 from include.plan import Plan, describe, gaps, plan_table
 from include.reconcile import reconcile, repair
 from include.rewind import rewind_mark
@@ -21,7 +22,6 @@ from include.tasks import (
     no_retry_for_terminal_errors,
     session,
     show_watermark,
-    skip_unless_chosen,
     spec_of,
 )
 from include.watermark import next_window

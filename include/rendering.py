@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import structlog
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, TaskGroup, TriggerRule, get_parsing_context
 from airflow.sdk.bases.operator import BaseOperator
 from airflow.sdk.definitions.param import ParamsDict
@@ -140,6 +141,7 @@ class _Pipeline:
         self.parents: dict[str, list[str]] = graph["parent_map"]
         self.first_task: dict[str, BaseOperator] = {}
         self.reading_task: dict[str, BaseOperator] = {}
+        self.ended: dict[str, BaseOperator] = {}
         self.last_task: dict[str, BaseOperator] = {}
         self.groups: dict[str, TaskGroup] = {}
         self.horizons: dict[str, Any] = {}
@@ -163,6 +165,8 @@ class _Pipeline:
                 loaded = load(name, batch)
         self.first_task[node.unique_id], self.last_task[node.unique_id] = begun.operator, loaded.operator
         self.reading_task[node.unique_id] = batch.operator
+        if self.only == f"{name}.ended":
+            self._ended(node.unique_id)
         return group
 
     def add_node(self, node: DbtNode, task_args: dict[str, Any]) -> TaskGroup | None:
@@ -207,7 +211,19 @@ class _Pipeline:
                     "references form a circle: no order of extraction keeps them all", child=child, parent=parent
                 )
             else:
-                self.reading_task[child] >> self.first_task[parent]
+                self._ended(child) >> self.first_task[parent]
+
+    def _ended(self, unique_id: str) -> BaseOperator:
+        """A task that succeeds when the table is read, or has failed or was left out: none of that stops the next one.
+
+        Without it the next would have to start whatever its upstream tasks came to, the horizon among them. Airflow
+        starts no process for it.
+        """
+        if unique_id not in self.ended:
+            with self.groups[unique_id]:
+                self.ended[unique_id] = EmptyOperator(task_id="ended", trigger_rule=TriggerRule.ALL_DONE)
+            self.reading_task[unique_id] >> self.ended[unique_id]
+        return self.ended[unique_id]
 
     def _references(self) -> Iterator[tuple[str, str]]:
         """(child, parent) of every `relationships` test between two sources."""

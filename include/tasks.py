@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import psycopg
 import structlog
 from airflow.providers.postgres.hooks.postgres import PostgresHook
-from airflow.sdk import Context, TriggerRule, Variable, get_current_context, task
-from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError, AirflowSkipException
+from airflow.sdk import Context, Variable, get_current_context, task
+from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
 
-from include import watermark
+from include import parameters, watermark
 from include.batch import Batch, Horizon, LoadResult, Part, Window, to_text
 from include.dbt_project import MODELS_DIR
 from include.errors import ConfigError, TerminalError
@@ -28,6 +27,7 @@ from include.state import extractions, ledger
 log = structlog.get_logger(__name__)
 
 WAREHOUSE = "warehouse"
+T = TypeVar("T")
 
 REFUSALS = (
     psycopg.ProgrammingError,
@@ -39,28 +39,32 @@ REFUSALS = (
 """What a server says to a statement that it will refuse again: a missing privilege, a value or a row too large."""
 
 
+@task(task_id="check_parameters")
+def check_parameters() -> None:
+    """See that the run can do what it is asked for. Everything else waits for this: one mistake is one red task."""
+    with no_retry_for_terminal_errors():
+        parameters.check(get_current_context())
+
+
 # multiple_outputs: Airflow would also store each entry of a returned dictionary by itself, a request each.
 @task(task_id="horizon", multiple_outputs=False)
 def open_run(source: str) -> dict[str, Any]:
-    """Check the run's parameters, then read the source's safe horizon, before any table is read.
+    """Read the source's safe horizon, before any table is read.
 
     Returns:
         A `Horizon` as JSON.
     """
-    with no_retry_for_terminal_errors():
-        requested_window(get_current_context())
-        with session(source, read_only=True) as connection:
-            return read_horizon(connection, source).to_json()
+    with no_retry_for_terminal_errors(), session(source, read_only=True) as connection:
+        return read_horizon(connection, source).to_json()
 
 
-# Tables are read one after another (include/rendering.py), but one that fails or is left out must not stop the next.
-@task(task_id="extract", trigger_rule=TriggerRule.ALL_DONE, multiple_outputs=False)
-def extract(table: str, horizon: dict[str, Any] | None) -> dict[str, Any]:
+@task(task_id="extract", multiple_outputs=False)
+def extract(table: str, horizon: dict[str, Any]) -> dict[str, Any]:
     """Stage the rows of this run's window in the warehouse.
 
     Args:
         table: `source.table`.
-        horizon: From the source's `horizon` task; None where that failed.
+        horizon: From the source's `horizon` task.
 
     Returns:
         A `Batch` as JSON.
@@ -69,13 +73,13 @@ def extract(table: str, horizon: dict[str, Any] | None) -> dict[str, Any]:
         return extract_table(source, warehouse, request).to_json()
 
 
-@task(task_id="cut", trigger_rule=TriggerRule.ALL_DONE)
-def cut(table: str, horizon: dict[str, Any] | None) -> list[dict[str, Any]]:
+@task(task_id="cut")
+def cut(table: str, horizon: dict[str, Any]) -> list[dict[str, Any]]:
     """Begin an extraction that several tasks can share: decide what it reads, and cut that into ranges if it is large.
 
     Args:
         table: `source.table`, which has `rows_per_range`.
-        horizon: From the source's `horizon` task; None where that failed.
+        horizon: From the source's `horizon` task.
 
     Returns:
         `Part`s as JSON, each for an `extract` task of its own.
@@ -110,11 +114,8 @@ def _extraction(table: str, horizon: dict[str, Any] | None) -> Iterator[tuple[Co
     """The sessions on source and warehouse, and what this run is asked to read of a table."""
     context = get_current_context()
     spec, run_id = spec_of(table), context["run_id"]
-    if horizon is None:
-        raise AirflowFailException(
-            f"the horizon of source {spec.source} was not read: clear {spec.source}.horizon first"
-        )
-    skip_unless_chosen(context, table)
+    parameters.skip_unless_chosen(context, table)
+    read = Horizon.from_json(handed_on(horizon, f"{spec.source}.horizon"))
     with (
         no_retry_for_terminal_errors(),
         session(WAREHOUSE) as warehouse,
@@ -125,7 +126,6 @@ def _extraction(table: str, horizon: dict[str, Any] | None) -> Iterator[tuple[Co
         # wakes up would drop what its own retry has staged.
         extractions.discard_leftovers(warehouse, spec, lambda other: _is_over(context, other))
         variable = Variable.get(spec.watermark_key, default=None)
-        read = Horizon.from_json(horizon)
         window = _window(context, warehouse, spec, variable, read)
         yield source, warehouse, Request(spec, run_id, window, read, variable)
 
@@ -142,44 +142,27 @@ def load(table: str, batch: dict[str, Any] | Sequence[dict[str, Any]]) -> dict[s
         A `LoadResult` as JSON.
     """
     spec = spec_of(table)
-    parts = [Batch.from_json(part) for part in ([batch] if isinstance(batch, dict) else batch)]
+    staged = handed_on([batch] if isinstance(batch, dict) else batch, f"{spec.name}.{spec.first_task}")
+    parts = [Batch.from_json(part) for part in staged]
     with no_retry_for_terminal_errors(), session(WAREHOUSE) as warehouse:
         result = load_batch(warehouse, spec, *parts)
         _publish_watermark(warehouse, spec, result, parts[0].watermark_before)
         return result.to_json()
 
 
-def requested_window(context: Context) -> tuple[datetime, datetime] | None:
-    """The half-open window this run was asked for: a backfill's data interval, or the form's; None: from the watermark.
+def handed_on(value: T | None, task_id: str) -> T:
+    """What an earlier task of the run returned.
 
     Raises:
-        ConfigError: only one bound, no time zone, or an end that is not after the start.
+        AirflowFailException: nothing: somebody marked it as success.
     """
-    if context["dag_run"].run_type == "backfill":
-        return context["data_interval_start"], context["data_interval_end"]
-    bounds = {name: context["params"].get(name) for name in ("window_start", "window_end")}
-    given = {name: value for name, value in bounds.items() if value}
-    if not given:
-        return None
-    if len(given) == 1:
-        missing = next(name for name in bounds if name not in given)
-        raise ConfigError(f"parameter {missing} is missing: give both bounds of the window, or none")
-    start, end = (_instant(name, value) for name, value in bounds.items())
-    if start >= end:
-        raise ConfigError(f"window_end {bounds['window_end']!r} is not after window_start {bounds['window_start']!r}")
-    return start, end
-
-
-def _instant(name: str, value: str | None) -> datetime:
-    try:
-        instant = datetime.fromisoformat(str(value))
-    except ValueError:
-        raise ConfigError(f"parameter {name} is {value!r}, not an ISO instant such as 2026-01-31T00:00:00Z") from None
-    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+    if not value:
+        raise AirflowFailException(f"{task_id} was marked as success, but left nothing to go on with: clear {task_id}")
+    return value
 
 
 def _window(context: Context, warehouse: Connection, spec: TableSpec, variable: str | None, horizon: Horizon) -> Window:
-    requested, last = requested_window(context), ledger.standing_mark(warehouse, spec)
+    requested, last = parameters.requested_window(context), ledger.standing_mark(warehouse, spec)
     has_lost_rows = last is None and ledger.last_mark(warehouse, spec) is not None
     # Without a key, or where raw lost its rows, a part of the table would take the place of all of it.
     if requested and spec.cursor and spec.key and not has_lost_rows:
@@ -242,12 +225,6 @@ def _is_over(context: Context, run_id: str) -> bool:
         return context["ti"].get_dagrun_state(context["dag_run"].dag_id, run_id) in ("success", "failed")
     except AirflowRuntimeError:
         return False
-
-
-def skip_unless_chosen(context: Context, table: str) -> None:
-    """Skip the task if the run was asked for other tables."""
-    if table not in context["params"].get("tables", [table]):
-        raise AirflowSkipException(f"{table} is not among the tables chosen for this run")
 
 
 def spec_of(name: str) -> TableSpec:

@@ -108,14 +108,23 @@ def test_a_table_that_may_be_cut_has_an_extract_for_each_range(dag: DAG) -> None
     for task_id in mapped:
         cut = task_id.replace(".extract", ".cut")
         assert dag.get_task(task_id).upstream_task_ids == {cut}
-        # Left out or failed, a table must not stop the next; its own ranges have nothing to read then.
-        assert dag.get_task(cut).trigger_rule == "all_done" and dag.get_task(task_id).trigger_rule == "all_success"
 
 
-def test_the_horizon_is_read_before_any_table(dag: DAG) -> None:
+def test_a_table_that_failed_or_was_left_out_does_not_stop_the_next_but_a_horizon_stops_all(dag: DAG) -> None:
     for task_id in dag.task_ids:
-        if task_id.endswith(".extract"):
-            assert "shop.horizon" in upstream(dag, task_id)
+        if task_id.endswith((".extract", ".cut")):
+            task = dag.get_task(task_id)
+            assert "shop.horizon" in upstream(dag, task_id) and task.trigger_rule == "all_success"
+            for before in task.upstream_list:
+                if before.task_id.endswith(".ended"):
+                    assert before.trigger_rule == "all_done" and before.task_type == "EmptyOperator"
+                else:
+                    assert before.task_id == "shop.horizon" or before.task_id.split(".")[1] == task_id.split(".")[1]
+
+
+def test_parameters_are_checked_before_anything_runs(bag: DagBag) -> None:
+    for dag_id in ("elt_pipeline", "reconcile"):
+        assert [task.task_id for task in bag.dags[dag_id].roots] == ["check_parameters"]
 
 
 def test_a_test_runs_after_all_its_parents_and_blocks_what_depends_on_them(dag: DAG, manifest: dict[str, Any]) -> None:
@@ -137,7 +146,7 @@ def test_a_test_runs_after_all_its_parents_and_blocks_what_depends_on_them(dag: 
 
 def test_groups_follow_the_layers(dag: DAG) -> None:
     layers = {"shop", "staging", "snapshots", "intermediate", "marts"}
-    assert {task_id.split(".")[0] for task_id in dag.task_ids} == layers | {"marts_ready"}
+    assert {task_id.split(".")[0] for task_id in dag.task_ids} == layers | {"check_parameters", "marts_ready"}
 
 
 def test_a_repair_does_not_queue_a_run_of_a_paused_dag(bag: DagBag) -> None:
@@ -164,6 +173,20 @@ def test_policies_of_every_dag(bag: DagBag) -> None:
             assert (task.retries, task.retry_delay) == (3, timedelta(minutes=5)), f"{dag.dag_id}.{task.task_id}"
 
 
+def test_what_to_do_comes_first(bag: DagBag) -> None:
+    for dag in bag.dags.values():
+        assert dag.doc_md and dag.doc_md.strip().split("\n\n")[1].startswith("**Something is red?** "), dag.dag_id
+
+
+def test_the_form_speaks_english(bag: DagBag) -> None:
+    """A title instead of the parameter's name, and code only where Markdown is rendered."""
+    for dag in bag.dags.values():
+        for name in dag.params:
+            param = dag.params.get_param(name)
+            assert param.schema.get("title") and (param.description or param.schema.get("description_md")), name
+            assert "`" not in (param.description or ""), f"{dag.dag_id}, {name}: description_md renders it"
+
+
 def test_people_are_told_of_what_runs_by_the_clock(bag: DagBag) -> None:
     scheduled = [dag for dag in bag.dags.values() if isinstance(dag.timetable, CronDataIntervalTimetable)]
     assert {dag.dag_id for dag in scheduled} == {"elt_pipeline", "reconcile"}
@@ -173,8 +196,8 @@ def test_people_are_told_of_what_runs_by_the_clock(bag: DagBag) -> None:
 
 def test_a_repair_is_followed_by_a_run_of_the_pipeline(bag: DagBag) -> None:
     dag = bag.dags["reconcile"]
-    assert sorted(dag.task_ids) == ["anything_repaired", "rebuild", "reconcile"]
-    assert upstream(dag, "rebuild") == {"anything_repaired", "reconcile"}
+    assert sorted(dag.task_ids) == ["anything_repaired", "check_parameters", "rebuild", "reconcile"]
+    assert upstream(dag, "rebuild") == {"anything_repaired", "check_parameters", "reconcile"}
     assert dag.get_task("rebuild").trigger_dag_id == "elt_pipeline"
     # A table that could not be repaired must show as a failed run: what follows it is not to be green.
     assert {task.trigger_rule for task in dag.tasks} == {"all_success", "none_failed"}

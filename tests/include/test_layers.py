@@ -13,6 +13,7 @@ from include.local.environment import ROOT
 
 KNOW_AIRFLOW = {
     "tasks.py",
+    "parameters.py",
     "rendering.py",
     "dbt_tasks.py",
     "maintenance.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -12,8 +13,8 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from include import tasks
-from include.batch import LoadResult, to_text
-from include.errors import ConfigError, TerminalError, TransientError
+from include.batch import Horizon, LoadResult, to_text
+from include.errors import TerminalError, TransientError
 from include.sources import TableSpec
 from include.state import ledger
 from tests.include.conftest import Pipeline
@@ -24,26 +25,11 @@ DAY = (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
 RESULT = LoadResult("shop", "orders", "incremental", MARK, 1, 1, 0, 0, MARK)
 
 
-def context(run_type: str = "manual", **params: Any) -> Any:
+def context(run_type: str = "backfill", **params: Any) -> Any:
     return {
-        "dag_run": SimpleNamespace(run_type=run_type),
+        "dag_run": SimpleNamespace(run_type=run_type, data_interval_start=DAY[0], data_interval_end=DAY[1]),
         "params": params,
-        "data_interval_start": DAY[0],
-        "data_interval_end": DAY[1],
     }
-
-
-def test_a_scheduled_run_reads_from_the_watermark() -> None:
-    assert tasks.requested_window(context("scheduled")) is None
-
-
-def test_a_backfill_reads_its_data_interval() -> None:
-    assert tasks.requested_window(context("backfill")) == DAY
-
-
-def test_a_manual_run_reads_the_window_of_the_form() -> None:
-    asked = context(window_start="2026-01-01T00:00:00Z", window_end="2026-01-02 00:00")
-    assert tasks.requested_window(asked) == DAY
 
 
 @pytest.mark.parametrize(("key", "mode"), [(["id"], "window"), ([], "full")])
@@ -51,7 +37,7 @@ def test_a_backfill_reads_a_table_without_a_key_whole(pipeline: Pipeline, key: l
     """Nothing tells which rows of raw its slice would replace."""
     spec, horizon = pipeline.spec(mode="full", key=key), pipeline.horizon()
     ledger.ensure(pipeline.warehouse, spec.raw_schema)
-    assert tasks._window(context("backfill"), pipeline.warehouse, spec, None, horizon).mode == mode
+    assert tasks._window(context(), pipeline.warehouse, spec, None, horizon).mode == mode
 
 
 def test_a_backfill_of_a_table_that_raw_lost_reads_all_of_it(pipeline: Pipeline) -> None:
@@ -59,24 +45,27 @@ def test_a_backfill_of_a_table_that_raw_lost_reads_all_of_it(pipeline: Pipeline)
     spec = pipeline.spec()
     pipeline.insert(1)
     pipeline.run(spec)
-    assert tasks._window(context("backfill"), pipeline.warehouse, spec, None, pipeline.horizon()).mode == "window"
+    assert tasks._window(context(), pipeline.warehouse, spec, None, pipeline.horizon()).mode == "window"
     pipeline.warehouse.execute("truncate raw_shop.orders")
-    assert tasks._window(context("backfill"), pipeline.warehouse, spec, None, pipeline.horizon()).mode == "first"
+    assert tasks._window(context(), pipeline.warehouse, spec, None, pipeline.horizon()).mode == "first"
 
 
 @pytest.mark.parametrize(
-    ("params", "message"),
+    "what_is_left",
     [
-        ({"window_start": "2026-01-01"}, "parameter window_end is missing"),
-        ({"window_end": "2026-01-01"}, "parameter window_start is missing"),
-        ({"window_start": "2026-01-02", "window_end": "2026-01-01"}, "is not after window_start"),
-        ({"window_start": "2026-01-01", "window_end": "2026-01-01"}, "is not after window_start"),
-        ({"window_start": "soon", "window_end": "2026-01-01"}, "window_start is 'soon', not an ISO instant"),
+        lambda: tasks.extract.function("shop.customers", None),
+        lambda: tasks.load.function("shop.customers", None),
+        lambda: tasks.load.function("shop.orders", []),
     ],
 )
-def test_an_impossible_window_is_refused(params: dict[str, str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        tasks.requested_window(context(**params))
+def test_where_the_task_before_was_marked_as_success_it_is_named(
+    monkeypatch: pytest.MonkeyPatch, what_is_left: Callable[[], Any]
+) -> None:
+    monkeypatch.setattr(tasks, "get_current_context", lambda: context() | {"run_id": "mine"})
+    with pytest.raises(
+        AirflowFailException, match=r"shop\.(horizon|customers\.extract|orders\.cut) was marked as success"
+    ):
+        what_is_left()
 
 
 @pytest.fixture
@@ -101,6 +90,7 @@ def test_a_zombie_leaves_alone_what_its_retry_has_staged(monkeypatch: pytest.Mon
         asked.extend(map(is_over, ("mine", "finished")))
         raise TransientError("far enough")
 
+    horizon = Horizon(MARK, MARK, True).to_json()
     ti = SimpleNamespace(get_dagrun_state=lambda _, run_id: {"mine": "running", "finished": "success"}[run_id])
     here = context() | {"run_id": "mine", "ti": ti}
     here["dag_run"].dag_id = "elt_pipeline"
@@ -109,7 +99,7 @@ def test_a_zombie_leaves_alone_what_its_retry_has_staged(monkeypatch: pytest.Mon
     monkeypatch.setattr(tasks.ledger, "ensure", lambda *_: None)
     monkeypatch.setattr(tasks.extractions, "discard_leftovers", discard_leftovers)
     with pytest.raises(TransientError):
-        tasks.extract.function("shop.orders", {})
+        tasks.extract.function("shop.orders", horizon)
     assert asked == [False, True]
 
 
