@@ -1,10 +1,10 @@
 """
 ### ELT pipeline
 
-**Something is red?** Open its log: the last line says what failed, where, and what to do. *Health*, in the navigation, lists
-all that is wrong, the worst first. An `extract` or `load` retries by itself, 3 times, 5 minutes apart; a failed test does not:
-correct the data or the model, then clear that one task with *Downstream*. It and what depends on it run again; loading twice
-is harmless.
+**Something is red?** Open its log: the last line says what failed, where, and what to do. *Health*, in the navigation,
+lists all that is wrong, the worst first. An `extract` or `load` retries by itself, 3 times, 5 minutes apart; a failed
+test does not: correct the data or the model, then clear that one task with *Downstream*. It and what depends on it run
+again; loading twice is harmless.
 
 Copies the tables of every dbt source from Postgres into the warehouse, then builds and tests the dbt project on them.
 
