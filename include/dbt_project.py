@@ -88,19 +88,23 @@ def _load_manifest(path: Path, fingerprint: str, database: str) -> Manifest:
 
 
 def profile_environment(uri: str) -> dict[str, str]:
-    """The variables that `dbt/profiles.yml` reads, for a libpq URI of the warehouse."""
+    """The variables that `dbt/profiles.yml` reads, for a URI of an Airflow connection or of libpq.
+
+    What its query names wins, as in Airflow's hook, and without a database libpq's default counts.
+    """
     parts = urlsplit(uri)
-    options = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+    given = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+    given |= json.loads(given.pop("__extra__", "{}"))
+    user = given.get("user", unquote(parts.username or ""))
+    database = given.get("dbname", unquote(parts.path.removeprefix("/")))
     environment = {
-        "DBT_HOST": parts.hostname or options.get("host", ""),
-        "DBT_PORT": str(parts.port or options.get("port", 5432)),
-        "DBT_USER": unquote(parts.username or ""),
-        "DBT_ENV_SECRET_PASSWORD": unquote(parts.password or ""),
-        "DBT_DBNAME": unquote(parts.path.removeprefix("/")),
+        "DBT_HOST": given.get("host", parts.hostname or ""),
+        "DBT_PORT": str(given.get("port", parts.port or 5432)),
+        "DBT_USER": user,
+        "DBT_ENV_SECRET_PASSWORD": given.get("password", unquote(parts.password or "")),
+        "DBT_DBNAME": database or user,
     }
-    return environment | {
-        f"DBT_{name.upper()}": options[name] for name in ("sslmode", "sslrootcert") if name in options
-    }
+    return environment | {f"DBT_{name.upper()}": given[name] for name in ("sslmode", "sslrootcert") if name in given}
 
 
 def dbt_environment() -> Mapping[str, str]:

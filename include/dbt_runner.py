@@ -8,12 +8,17 @@ What is replaced below is dbt-core 1.12's. Each says when it may go.
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import dbt.mp_context
+import psycopg2
+from dbt.adapters.exceptions import FailedToConnectError
 from dbt.adapters.factory import reset_adapters
+from dbt.adapters.postgres.connections import PostgresConnectionManager
 from dbt.artifacts.schemas.results import RunStatus
 from dbt.cli.main import dbtRunner, dbtRunnerResult
 from dbt.task.run import RunTask
@@ -23,6 +28,7 @@ from dbt_common.events.base_types import EventLevel
 from dbt_common.events.event_manager import EventManager
 from dbt_common.tests import enable_test_caching
 
+from include import retries
 from include.dbt_project import PROFILE, PROJECT_DIR, TARGET
 
 if TYPE_CHECKING:
@@ -36,11 +42,53 @@ def invoke(command: list[str], folder: str, manifest: Manifest | None) -> dbtRun
     """Run a dbt command on the project in this process; what it writes goes below `folder`."""
     places = ["--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR), "--profile", PROFILE]
     places += ["--target", TARGET, "--target-path", str(Path(folder) / "target"), "--log-path", folder]
+    _finals.clear()
     try:
         return dbtRunner(manifest=manifest).invoke([*command, *places, *LEAN])
     finally:
         reset_adapters()  # or the next invocation in this process finds this one's connections
 
+
+def may_pass() -> bool:
+    """Whether the last invocation failed at its database in a way that another attempt may not meet."""
+    return not all(_finals)
+
+
+_finals: list[bool] = []
+"""Of each error that the database gave the invocation, whether it is final."""
+
+_exception_handler = PostgresConnectionManager.exception_handler
+_open = PostgresConnectionManager.open.__func__
+
+
+@contextmanager
+def _judge_errors(manager: PostgresConnectionManager, query: str) -> Iterator[None]:
+    """dbt makes a text of what the server says, in the server's language, and drops its SQLSTATE.
+
+    Unnecessary once its results carry that.
+    """
+    with _exception_handler(manager, query):
+        try:
+            yield
+        except psycopg2.Error as error:
+            _finals.append(retries.is_final(error))
+            raise
+
+
+def _open_or_judge(manager: type[PostgresConnectionManager], connection: Any) -> Any:
+    try:
+        return _open(manager, connection)
+    except FailedToConnectError:
+        names = ("host", "port", "user", "password", "sslmode", "sslcert", "sslkey", "sslrootcert", "connect_timeout")
+        given = {name: getattr(connection.credentials, name) for name in names} | {
+            "dbname": connection.credentials.database
+        }
+        _finals.append(retries.is_refused({name: value for name, value in given.items() if value not in (None, "")}))
+        raise
+
+
+PostgresConnectionManager.exception_handler = _judge_errors
+PostgresConnectionManager.open = classmethod(_open_or_judge)
 
 # A task's process ends without cleaning up. Locks of this kind end with it; those of dbt's own kind, which is for
 # processes that dbt never starts, would be reported as leaked in the last line of every task's log. Unnecessary once

@@ -9,7 +9,6 @@ than most models. These subclasses keep what its operators give (one node a task
 from __future__ import annotations
 
 import os
-import re
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -43,16 +42,6 @@ FAILING_ROWS = "failing_rows"
 
 FAILED_ROWS = "failed_rows"
 """XCom of a test that failed: how many rows did."""
-
-TRANSIENT = re.compile(
-    "could not connect|connection (refused|timed out|reset|to server)|server closed|terminating connection"
-    "|the database system is|too many (clients|connections)|remaining connection slots|could not translate host"
-    "|deadlock detected|could not serialize|canceling statement|lock timeout|no space left|SSL (error|SYSCALL)"
-    "|pg_(class|type|namespace)_\\w+_index",
-    re.IGNORECASE,
-)
-"""What dbt's message says when the outside failed, or another run created the same thing first. Anything else, a wrong
-statement for one, fails again and again."""
 
 
 def dbt_hook() -> PostgresHook:
@@ -120,10 +109,12 @@ class _InProcess(DbtLocalBaseOperator):
 
     def conclude(self, result: dbtRunnerResult) -> None:
         """Turn a failed invocation into the task's error: retried where the server or the network failed, else not."""
+        from include.dbt_runner import may_pass
+
         problems = [str(result.exception)] if result.exception else []
         problems += [f"{each.node.name}: {each.message}" for each in getattr(result.result, "results", ())]
         message = "; ".join(problems)
-        if TRANSIENT.search(message):
+        if may_pass():
             raise AirflowException(message)
         raise AirflowFailException(message)
 

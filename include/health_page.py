@@ -176,7 +176,7 @@ def _look(connect: Callable[[], PostgresHook]) -> Iterator[Connection]:
     hook = connect()
     hook.connection.extra = json.dumps({**hook.connection.extra_dejson, **IMPATIENT})
     with hook.get_conn() as connection:
-        pin(connection, read_only=True).execute("set statement_timeout to '3s'")
+        pin(connection, read_only=True, connect=hook.get_conn).execute("set statement_timeout to '3s'")
         yield connection
 
 

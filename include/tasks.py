@@ -13,7 +13,7 @@ from airflow.providers.postgres.hooks.postgres import PostgresHook
 from airflow.sdk import Context, Variable, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
 
-from include import parameters, watermark
+from include import parameters, retries, watermark
 from include.batch import Batch, Horizon, LoadResult, Part, Window, to_text
 from include.dbt_project import MODELS_DIR
 from include.errors import ConfigError, TerminalError
@@ -28,15 +28,6 @@ log = structlog.get_logger(__name__)
 
 WAREHOUSE = "warehouse"
 T = TypeVar("T")
-
-REFUSALS = (
-    psycopg.ProgrammingError,
-    psycopg.DataError,
-    psycopg.IntegrityError,
-    psycopg.NotSupportedError,
-    psycopg.errors.ProgramLimitExceeded,
-)
-"""What a server says to a statement that it will refuse again: a missing privilege, a value or a row too large."""
 
 
 @task(task_id="check_parameters")
@@ -245,8 +236,18 @@ def session(conn_id: str, *, read_only: bool = False) -> Iterator[Connection]:
     hook = PostgresHook(postgres_conn_id=conn_id)
     extra = {"application_name": "elt_pipeline", **KEEPALIVE, **hook.connection.extra_dejson}
     hook.connection.extra = json.dumps(extra)
-    with hook.get_conn() as connection:
-        yield pin(connection, read_only=read_only)
+    try:
+        connection = hook.get_conn()
+    except psycopg.OperationalError as error:
+        if retries.is_refused(retries.parameters_of(error)):
+            raise TerminalError(f"connection {conn_id!r}: {error}") from error
+        raise
+    with connection:
+        try:
+            pin(connection, read_only=read_only, connect=hook.get_conn)
+        except TerminalError as error:
+            raise TerminalError(f"connection {conn_id!r}: {error}") from error
+        yield connection
 
 
 @contextmanager
@@ -254,5 +255,9 @@ def no_retry_for_terminal_errors() -> Iterator[None]:
     """Fail the task at once, without its retries, where another attempt would meet the same error."""
     try:
         yield
-    except (TerminalError, *REFUSALS) as error:
+    except TerminalError as error:
         raise AirflowFailException(str(error)) from error
+    except psycopg.Error as error:
+        if retries.is_final(error):
+            raise AirflowFailException(str(error)) from error
+        raise

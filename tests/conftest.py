@@ -6,19 +6,22 @@ import atexit
 import itertools
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from include.local.environment import ROOT, Installation, airflow_settings
-from include.local.servers import EmbeddedPostgres
+from include.local.servers import EmbeddedPostgres, is_free
 
 # Before any test imports Airflow, which reads its configuration once: nothing of the person's own installation.
 _HOME = Path(tempfile.mkdtemp(prefix="elt-test-airflow-"))
@@ -62,8 +65,78 @@ def system_programs() -> Path:
     for place in (Path(place) for place in places if place):
         if (place / "initdb").exists():
             return place
-    give_up = pytest.fail if os.environ.get("CI") else pytest.skip
-    give_up("needs ICU or an extension: install a PostgreSQL of the system, or say with PG_BINDIR= where one is")
+    _give_up("needs ICU or an extension: install a PostgreSQL of the system, or say with PG_BINDIR= where one is")
+
+
+def _give_up(problem: str) -> NoReturn:
+    """What a machine lacks is skipped there, and fails in CI."""
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(problem)
+
+
+class PgBouncer:
+    """Poolers of the system before a server, one for each kind of pool, for its superuser, who needs no password.
+
+    They drop `options`, as people set them up, and know the database `postgres` as `alias` as well.
+    """
+
+    POOLS = {"session": "session", "transaction": "transaction", "statement": "statement", "one server": "session"}
+
+    def __init__(self, folder: Path, server: EmbeddedPostgres) -> None:
+        self.ports: dict[str, int] = {}
+        self._folder, self._server, self._processes = folder, server, list[subprocess.Popen[bytes]]()
+
+    def __enter__(self) -> PgBouncer:
+        self._folder.mkdir(mode=0o755, parents=True)
+        (self._folder / "users").write_text('"postgres" ""\n')
+        for pool, mode in self.POOLS.items():
+            self.ports[pool] = port = next(
+                each for each in range(6432, 6932) if is_free(each) and each not in self.ports.values()
+            )
+            place = f"host={conninfo_to_dict(self._server.superuser_dsn('postgres'))['host']} port={self._server.port}"
+            configuration = self._folder / f"{pool}.ini"
+            configuration.write_text(
+                f"""[databases]
+                alias = {place} dbname=postgres
+                * = {place}
+                [pgbouncer]
+                listen_addr = 127.0.0.1
+                listen_port = {port}
+                unix_socket_dir =
+                auth_type = trust
+                auth_file = {self._folder / "users"}
+                pool_mode = {mode}
+                default_pool_size = {1 if pool == "one server" else 20}
+                ignore_startup_parameters = extra_float_digits,options
+                """.replace(
+                    "  ", ""
+                )
+            )
+            command = [_pgbouncer(), "--quiet", str(configuration)]
+            with (self._folder / f"{pool}.log").open("wb") as log:
+                self._processes.append(subprocess.Popen(command, stdout=log, stderr=log, **self._server._identity))
+            self._wait_for(pool)
+        return self
+
+    def _wait_for(self, pool: str) -> None:
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.ports[pool])).close()
+                return
+            except ConnectionRefusedError:
+                assert self._processes[-1].poll() is None, (self._folder / f"{pool}.log").read_text()
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+    def dsn(self, pool: str, database: str) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.ports[pool]}/{database}"
+
+
+def _pgbouncer() -> str:
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+    return program or _give_up("needs PgBouncer: apt install pgbouncer, brew install pgbouncer")
 
 
 @dataclass(frozen=True)

@@ -110,9 +110,9 @@ class Attempt:
             "data_interval_end": run.interval and run.interval[1],
         }
 
-        def impatient(connection: psycopg.Connection, *, read_only: bool) -> psycopg.Connection:
+        def impatient(connection: psycopg.Connection, **given: Any) -> psycopg.Connection:
             """The product waits a minute for a lock; a drill has no minute."""
-            pin(connection, read_only=read_only)
+            pin(connection, **given)
             connection.execute("select set_config('lock_timeout', '500ms', false)")
             self.sessions[SOURCE if connection.info.user == USERS[SOURCE] else WAREHOUSE] = connection
             return connection

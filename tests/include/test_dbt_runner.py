@@ -10,10 +10,13 @@ from typing import Any
 import psycopg
 import psycopg2
 import pytest
+from airflow.sdk.exceptions import AirflowException
+from dbt.cli.main import dbtRunnerResult
 from dbt_common.events.base_types import BaseEvent, EventLevel
 from dbt_common.events.event_manager import EventManager
+from psycopg import sql
 
-from include import dbt_project, dbt_runner
+from include import dbt_project, dbt_runner, dbt_tasks
 from tests.conftest import Postgres
 
 PROJECT = "{name: elt, profile: elt, models: {+materialized: table}, flags: {send_anonymous_usage_stats: false}}"
@@ -33,12 +36,16 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def build(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = attempt(dsn, monkeypatch)
+    assert done.success, done.exception or done.result.results
+
+
+def attempt(dsn: str, monkeypatch: pytest.MonkeyPatch) -> dbtRunnerResult:
     profile = dbt_project.profile_environment(dsn)
     for name, value in profile.items():
         monkeypatch.setenv(name, value)
     with TemporaryDirectory() as folder:
-        done = dbt_runner.invoke(["run", "--select", "place"], folder, dbt_project.load_manifest(profile["DBT_DBNAME"]))
-    assert done.success, done.exception or done.result.results
+        return dbt_runner.invoke(["run", "--select", "place"], folder, dbt_project.load_manifest(profile["DBT_DBNAME"]))
 
 
 def test_each_invocation_works_where_its_own_connection_leads(
@@ -104,3 +111,42 @@ def test_events_that_nobody_sees_are_not_written(
     build(dsn, monkeypatch)
     assert EventLevel.DEBUG in fired
     assert 'drop table if exists "' in capsys.readouterr().out
+
+
+def ends(result: dbtRunnerResult) -> type[AirflowException]:
+    """How the task ends: failed for good, or to be tried again."""
+    with pytest.raises(AirflowException) as raised:
+        dbt_tasks.DbtRun.conclude(object(), result)  # type: ignore[arg-type]
+    return type(raised.value)
+
+
+FAIL = """
+    create function public.fail() returns int language plpgsql as $$ begin
+        if current_setting('elt.fail') = 'end' then perform pg_terminate_backend(pg_backend_pid()); end if;
+        raise exception 'Zeitüberschreitung, terminating connection' using errcode = current_setting('elt.fail');
+    end $$"""
+
+
+def test_the_sqlstate_says_what_is_tried_again_not_the_text(
+    project: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = "{% if execute and env_var('DBT_WRONG', '') %}{{ exceptions.raise_compiler_error('timeout') }}{% endif %}"
+    (project / "models/place.sql").write_text(f"select public.fail() as failed {wrong}")
+    profiles = project / "profiles.yml"
+    profiles.write_text(profiles.read_text().replace("retries: 3", "retries: 0"))
+    dsn = postgres.database("dbt_in")
+    ended: dict[str, type[AirflowException]] = {}
+    with psycopg.connect(dsn, autocommit=True) as warehouse:
+        warehouse.execute(FAIL)
+        for state in ("55P03", "40P01", "end", "42P01", "23505"):
+            warehouse.execute(sql.SQL("alter database dbt_in set elt.fail = {}").format(sql.Literal(state)))
+            ended[state] = ends(attempt(dsn, monkeypatch))
+        warehouse.execute("drop role if exists dbt_in; create role dbt_in login password 'right'")
+    place = f"dbt_in:right@127.0.0.1:{postgres.server.port}"
+    ended["no such database"] = ends(attempt(f"postgresql://{place}/nowhere", monkeypatch))
+    ended["server down"] = ends(attempt("postgresql://dbt_in@127.0.0.1:1/dbt_in", monkeypatch))
+    monkeypatch.setenv("DBT_WRONG", "yes")
+    ended["wrong project"] = ends(attempt(dsn, monkeypatch))
+    passes = {state for state, how in ended.items() if how is AirflowException}
+    assert passes == {"55P03", "40P01", "end", "server down"}
+    assert {*ended} - passes == {"42P01", "23505", "no such database", "wrong project"}

@@ -26,7 +26,9 @@ from airflow.sdk import Connection
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from psycopg.conninfo import conninfo_to_dict
 
+from include import retries
 from include.dbt_project import PROJECT_DIR, dbt_environment, profile_environment
 from include.local.environment import ROOT
 from tests.conftest import Postgres
@@ -160,3 +162,14 @@ def test_dbt_verifies_as_well(server: Server, tmp_path: Path) -> None:
     good, bad = debug(server.trusted), debug(server.stranger)
     assert good.returncode == 0, good.stdout
     assert bad.returncode != 0 and "certificate verify failed" in bad.stdout
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_certificate_that_is_refused_is_refused_again(server: Server, host: str) -> None:
+    """And with the right one, the wrong password is."""
+    root = server.trusted if host == "localhost" else server.stranger
+    assert retries.is_refused(conninfo_to_dict(server.uri(root, host=host)))
+    good = conninfo_to_dict(server.uri(server.trusted))
+    assert not retries.is_refused(good)
+    assert retries.is_refused(good | {"password": "wrong"})
+    assert retries.is_refused(good | {"dbname": "nowhere"})
