@@ -15,7 +15,7 @@ RUN --mount=type=cache,target=/tmp/uv,uid=50000 \
  && rm -rf venv/lib/python3*/site-packages/pandas/tests
 
 FROM packages AS manifest
-COPY include/__init__.py include/errors.py include/files.py include/dbt_project.py include/
+COPY include/__init__.py include/errors.py include/files.py include/dbt_*.py include/
 COPY dbt dbt
 RUN DBT_TARGET_PATH=/opt/airflow/manifest venv/bin/python -c "from include.dbt_project import graph_path; graph_path()" \
  && rm -rf manifest/logs

@@ -24,13 +24,12 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, Param
 
 from include.alerts import due_within, tell_failed
-from include.dbt_project import MODELS_DIR
 from include.rendering import render_pipeline
-from include.sources import load_specs
+from include.sources import load_tables
 from include.tasks import check_parameters
 
 INSTANT = {"default": None, "type": ["null", "string"], "format": "date-time"}
-TABLES = [spec.name for spec in load_specs(MODELS_DIR)]
+TABLES = load_tables().names
 
 with DAG(
     dag_id="elt_pipeline",

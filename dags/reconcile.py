@@ -23,12 +23,11 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param
 
 from include.alerts import due_within, tell_failed
-from include.dbt_project import MODELS_DIR
 from include.maintenance import anything_repaired, reconcile_table
-from include.sources import load_specs
+from include.sources import load_tables
 from include.tasks import check_parameters
 
-TABLES = [spec.name for spec in load_specs(MODELS_DIR)]
+TABLES = load_tables().names
 
 with DAG(
     dag_id="reconcile",

@@ -19,11 +19,10 @@ from datetime import datetime
 
 from airflow.sdk import DAG, Param
 
-from include.dbt_project import MODELS_DIR
 from include.maintenance import rewind_table
-from include.sources import load_specs
+from include.sources import load_tables
 
-TABLES = [spec.name for spec in load_specs(MODELS_DIR)]
+TABLES = load_tables().names
 
 with DAG(
     dag_id="rewind",

@@ -16,11 +16,12 @@ from airflow.models import Variable
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from include import maintenance
-from include.dbt_project import MODELS_DIR, PROJECT_DIR
+from include.dbt_project import PROJECT_DIR
 from include.errors import ConfigError, PipelineError
 from include.onboard.shape import read_table, slug
 from include.onboard.write import files_for, write
-from include.sources import TableSpec, load_specs
+from include.plan import Plan
+from include.sources import Tables, load_tables
 from include.tasks import session, spec_of
 
 
@@ -44,7 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def plan(given: argparse.Namespace) -> int:
     """What the next run would do; 1 if it would stop."""
-    plans = maintenance.plan(_chosen(given), Variable)
+    chosen = _chosen(given)
+    plans = maintenance.plan(list(chosen.specs.values()), Variable)
+    plans += [Plan(broken.name, problems=[broken.sentence]) for broken in chosen.problems.values()]
     print("\n\n".join(map(str, plans)))
     return 1 if any(each.problems for each in plans) else 0
 
@@ -52,7 +55,11 @@ def plan(given: argparse.Namespace) -> int:
 def reconcile(given: argparse.Namespace) -> int:
     """Compare each chosen table, going on after a failure; exit code 1 if any differs."""
     run_id, failed = f"make_{datetime.now(UTC):%Y%m%dT%H%M%S.%f}", 0
-    for spec in _chosen(given):
+    chosen = _chosen(given)
+    for broken in chosen.problems.values():
+        failed = 1
+        print(f"error: {broken.sentence}", file=sys.stderr)
+    for spec in chosen.specs.values():
         try:
             text, is_repaired = maintenance.check(spec, run_id, may_repair=given.repair)
             print(text + ("\nbuild what depends on it: make run, or trigger elt_pipeline" if is_repaired else ""))
@@ -78,7 +85,7 @@ def onboard(given: argparse.Namespace) -> int:
     try:
         with session(source, read_only=True) as connection:
             tables = [read_table(connection, source, given.schema, name) for name in dict.fromkeys(given.tables)]
-            files = files_for(tables, load_specs(MODELS_DIR), connection, root)
+            files = files_for(tables, list(load_tables().specs.values()), connection, root)
     except AirflowNotFoundException:
         variable = f"AIRFLOW_CONN_{source.upper()}"
         raise ConfigError(f"no connection is called {source!r}; set {variable} in .env or the environment") from None
@@ -91,8 +98,8 @@ def onboard(given: argparse.Namespace) -> int:
     return 0
 
 
-def _chosen(given: argparse.Namespace) -> list[TableSpec]:
-    return [spec_of(given.table)] if given.table else load_specs(MODELS_DIR)
+def _chosen(given: argparse.Namespace) -> Tables:
+    return Tables({given.table: spec_of(given.table)}, {}) if given.table else load_tables()
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from include import dbt_graph, dbt_names
 from include.errors import ConfigError
 from include.files import write_whole
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from dbt.contracts.graph.manifest import Manifest
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent / "dbt"
-MODELS_DIR = PROJECT_DIR / "models"
 PROFILE = "elt"
 TARGET = "warehouse"
 
@@ -31,22 +31,6 @@ _ANY_DATABASE = "__warehouse__"
 
 _PARSED_SUFFIXES = (".sql", ".yml", ".yaml", ".csv", ".py", ".md")
 
-_NODE: tuple[str, ...] = (
-    "unique_id",
-    "resource_type",
-    "name",
-    "source_name",
-    "package_name",
-    "original_file_path",
-    "fqn",
-    "tags",
-)
-_NODE += ("description", "depends_on", "config", "freshness")
-_TEST = ("unique_id", "name", "column_name", "test_metadata", "fqn", "description")
-
-_DRAWN = {"nodes": _NODE, "sources": _NODE, "tests": _TEST}
-"""What becomes a task, and what Cosmos and `include.rendering` read of it."""
-
 
 def target_dir() -> Path:
     """Where dbt writes: `DBT_TARGET_PATH`, else `dbt/target`."""
@@ -54,7 +38,7 @@ def target_dir() -> Path:
 
 
 def graph_path() -> Path:
-    """Path of an up-to-date `graph.json`: what rendering reads of dbt's manifest, in the same form but for the tests.
+    """Path of an up-to-date `graph.json`: what rendering reads of dbt's manifest (`include.dbt_graph.draw`).
 
     Every task's process reads it twice, once in Cosmos; the manifest of 1,000 models has three times the size.
 
@@ -62,6 +46,15 @@ def graph_path() -> Path:
         ConfigError: dbt cannot parse the project; carries dbt's own message.
     """
     return _parsed()[0] / "graph.json"
+
+
+def sources_path() -> Path:
+    """Path of an up-to-date `sources.json`: the source tables to load (`include.dbt_graph.entries`).
+
+    Raises:
+        ConfigError: dbt cannot parse the project; carries dbt's own message.
+    """
+    return _parsed()[0] / "sources.json"
 
 
 def load_manifest(database: str) -> Manifest:
@@ -79,7 +72,7 @@ def _load_manifest(path: Path, fingerprint: str, database: str) -> Manifest:
     from dbt.contracts.graph.manifest import Manifest
 
     manifest = Manifest.from_msgpack(path.read_bytes())
-    for node in (*manifest.nodes.values(), *manifest.sources.values()):
+    for node in (*manifest.nodes.values(), *manifest.sources.values(), *manifest.functions.values()):
         if node.database == _ANY_DATABASE:
             node.database = database
             node.relation_name = (node.relation_name or "").replace(_ANY_DATABASE, database, 1) or None
@@ -120,8 +113,8 @@ def _parsed() -> tuple[Path, str]:
     """The folder of what the project was parsed to, and its fingerprint; parses first if any of its files changed.
 
     The fingerprint is of contents, not times: a checkout or a container build changes only times. The folder holds
-    `manifest.json`, `partial_parse.msgpack`, which is the same in dbt's own form, and `graph.json`. A person's own dbt
-    commands, perhaps with variables, do not write there.
+    `manifest.json`, `partial_parse.msgpack`, which is the same in dbt's own form, `graph.json` and `sources.json`. A
+    person's own dbt commands, perhaps with variables, do not write there.
     """
     target, fingerprint = target_dir() / "graph", _fingerprint()
     stamp = target / "fingerprint"
@@ -137,11 +130,13 @@ def _parsed() -> tuple[Path, str]:
 
 
 def _fingerprint() -> str:
-    """A hash over every file that dbt parses, and over what parses them: dbt's version and this module."""
-    digest = hashlib.sha256(version("dbt-core").encode() + Path(__file__).read_bytes())
-    for folder, folders, names in os.walk(PROJECT_DIR):
+    """A hash over every file that dbt parses, and over what parses and draws them: dbt's version and our modules."""
+    digest = hashlib.sha256(version("dbt-core").encode())
+    for module in (__file__, dbt_graph.__file__, dbt_names.__file__):
+        digest.update(Path(module).read_bytes())
+    for folder, folders, files in os.walk(PROJECT_DIR):
         folders[:] = sorted(folders if folder != str(PROJECT_DIR) else {*folders} - {"target", "logs"})
-        for name in sorted(names):
+        for name in sorted(files):
             if name.endswith(_PARSED_SUFFIXES):
                 path = os.path.join(folder, name)
                 with open(path, "rb") as file:
@@ -161,15 +156,7 @@ def _parse(target: Path) -> None:
 
 
 def _write_graph(target: Path) -> None:
-    """Write `graph.json`, whole: another process may still be reading the one before."""
+    """Write `graph.json` and `sources.json`, whole: another process may still be reading the ones before."""
     manifest: dict[str, Any] = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
-    nodes = manifest["nodes"]
-    manifest["tests"] = {key: nodes.pop(key) for key in [*nodes] if nodes[key]["resource_type"] == "test"}
-    graph = {"metadata": {"project_name": manifest["metadata"]["project_name"]}}
-    graph |= {key: manifest[key] for key in ("parent_map", "child_map")}
-    for part, names in _DRAWN.items():
-        graph[part] = {
-            unique_id: {name: node[name] for name in names if name in node}
-            for unique_id, node in manifest[part].items()
-        }
-    write_whole(target / "graph.json", json.dumps(graph, sort_keys=True), is_private=False)
+    for name, content in (("graph", dbt_graph.draw(manifest)), ("sources", dbt_graph.entries(manifest))):
+        write_whole(target / f"{name}.json", json.dumps(content, sort_keys=name == "graph"), is_private=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from dbt.adapters.factory import reset_adapters
 from dbt.adapters.postgres.connections import PostgresConnectionManager
 from dbt.artifacts.schemas.results import RunStatus
 from dbt.cli.main import dbtRunner, dbtRunnerResult
+from dbt.graph import NodeSelector, SelectionSpec, parse_difference
 from dbt.task.run import RunTask
 from dbt_common.behavior_flags import BehaviorFlagRendered
 from dbt_common.clients.jinja import MacroFuzzEnvironment
@@ -38,14 +40,23 @@ LEAN = ("--threads", "1", "--no-use-colors", "--no-write-json", "--no-populate-c
 """One node needs one thread, and nobody reads dbt's own log and artifacts of it."""
 
 
-def invoke(command: list[str], folder: str, manifest: Manifest | None) -> dbtRunnerResult:
-    """Run a dbt command on the project in this process; what it writes goes below `folder`."""
+_only: ContextVar[str | None] = ContextVar("only", default=None)
+
+
+def invoke(command: list[str], folder: str, manifest: Manifest | None, only: str | None = None) -> dbtRunnerResult:
+    """Run a dbt command on the project in this process; what it writes goes below `folder`.
+
+    Args:
+        only: dbt's unique id of the one node to run, if the command's own selection holds it; None: all that it holds.
+    """
     places = ["--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR), "--profile", PROFILE]
     places += ["--target", TARGET, "--target-path", str(Path(folder) / "target"), "--log-path", folder]
     _finals.clear()
+    token = _only.set(only)
     try:
         return dbtRunner(manifest=manifest).invoke([*command, *places, *LEAN])
     finally:
+        _only.reset(token)
         reset_adapters()  # or the next invocation in this process finds this one's connections
 
 
@@ -89,6 +100,24 @@ def _open_or_judge(manager: type[PostgresConnectionManager], connection: Any) ->
 
 PostgresConnectionManager.exception_handler = _judge_errors
 PostgresConnectionManager.open = classmethod(_open_or_judge)
+_get_selected = NodeSelector.get_selected
+
+
+def _get_selected_alone(selector: NodeSelector, spec: SelectionSpec, *rest: Any, **more: Any) -> set[str]:
+    """dbt selects by name, path or `fqn:`, which is a prefix and not unique, but by no unique id.
+
+    Unnecessary once it has such a method.
+    """
+    only = _only.get()
+    if only is None:
+        return _get_selected(selector, spec, *rest, **more)
+    selected = {only} & set(selector.graph.nodes())
+    if selected and spec != parse_difference(None, None):  # without a person's selection it is everything
+        selected &= _get_selected(selector, spec, *rest, **more)
+    return selector.filter_selection(selected)
+
+
+NodeSelector.get_selected = _get_selected_alone
 
 # A task's process ends without cleaning up. Locks of this kind end with it; those of dbt's own kind, which is for
 # processes that dbt never starts, would be reported as leaked in the last line of every task's log. Unnecessary once

@@ -22,6 +22,7 @@ from airflow.sdk.exceptions import (
 )
 from cosmos.dbt.project import environ
 from cosmos.operators.local import (
+    DbtBuildLocalOperator,
     DbtLocalBaseOperator,
     DbtRunLocalOperator,
     DbtSeedLocalOperator,
@@ -70,7 +71,8 @@ def warm_up() -> None:
 class _InProcess(DbtLocalBaseOperator):
     """Runs one dbt node through `dbtRunner`, honouring the run's `dbt_select`, `dbt_vars` and `full_refresh`."""
 
-    select: str
+    select: str | None
+    extra_context: dict[str, Any]
     vars: dict[str, Any] | None
 
     # Nothing to render: what the UI shows as rendered is set, and stored, when dbt has run.
@@ -78,9 +80,7 @@ class _InProcess(DbtLocalBaseOperator):
 
     def execute(self, context: Context, **kwargs: Any) -> None:
         params = context["params"]
-        if chosen := params.get("dbt_select"):
-            # A comma intersects: of each part of the user's selection, this node alone.
-            self.select = " ".join(f"{self.select},{part}" for part in chosen.split())
+        self.select = params.get("dbt_select") or None
         if variables := params.get("dbt_vars"):
             self.vars = {**(self.vars or {}), **variables}
         if params.get("full_refresh") and hasattr(self, "full_refresh"):
@@ -97,15 +97,30 @@ class _InProcess(DbtLocalBaseOperator):
         # Variables may change what the project parses to: dbt has to read it again.
         manifest = None if self.vars else load_manifest(profile["DBT_DBNAME"])
         with TemporaryDirectory() as folder, environ(env | profile):
-            result = invoke(cmd[1:], folder, manifest)
+            result = invoke(cmd[1:], folder, manifest, self.extra_context["dbt_unique_id"])
             self.store_compiled_sql(folder, context)
             self.template_fields = ("select", "vars", "compiled_sql")
             self._override_rtif(context)
-        if result.success and not result.result.results:
-            raise AirflowSkipException(f"not selected by dbt_select {context['params'].get('dbt_select')!r}")
+        self.check_nodes(result)
         if not result.success:
             self.conclude(result)
         return result
+
+    def check_nodes(self, result: dbtRunnerResult) -> None:
+        """Make sure that dbt ran this task's node and no other, unless the run has left it out."""
+        results, own = getattr(result.result, "results", ()), self.extra_context["dbt_unique_id"]
+        ran = {each.node.unique_id for each in results if each.node.resource_type != "operation"}  # which is a hook
+        if ran - {own}:
+            raise AirflowFailException(f"dbt ran {', '.join(sorted(ran - {own}))} in the task of {own}")
+        if result.success and not ran:
+            if self.select or self.vars:
+                raise AirflowSkipException(
+                    f"not selected by dbt_select {self.select!r} with dbt_vars {self.vars or {}}"
+                )
+            raise AirflowFailException(
+                f"dbt has nothing to run for {own}: it changed since this DAG was parsed, or the project's default "
+                "selector leaves it out; parse the DAG again, or take it out of the project"
+            )
 
     def conclude(self, result: dbtRunnerResult) -> None:
         """Turn a failed invocation into the task's error: retried where the server or the network failed, else not."""
@@ -129,6 +144,10 @@ class DbtSeed(_InProcess, DbtSeedLocalOperator):
 
 class DbtSnapshot(_InProcess, DbtSnapshotLocalOperator):
     """Takes one snapshot."""
+
+
+class DbtFunction(_InProcess, DbtBuildLocalOperator):
+    """Creates one function, which no command of dbt but `build` does."""
 
 
 class DbtTest(_InProcess, DbtTestLocalOperator):

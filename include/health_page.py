@@ -34,12 +34,11 @@ from sqlalchemy import case, func, select
 
 from include import health
 from include.batch import to_text
-from include.dbt_project import MODELS_DIR
 from include.dbt_tasks import FAILING_ROWS, dbt_hook
 from include.errors import ConfigError
 from include.links import run_path, task_path
 from include.sessions import Connection, pin
-from include.sources import TableSpec, load_specs
+from include.sources import TableSpec, load_tables
 
 log = structlog.get_logger(__name__)
 
@@ -97,7 +96,8 @@ def broken(_: Request, error: ConfigError) -> Response:
 @app.get("/", dependencies=[may_read])
 def overview(metadata: SessionDep) -> Response:
     """Every table, every source, the latest runs."""
-    specs = load_specs(MODELS_DIR)
+    listed = load_tables()
+    specs = list(listed.specs.values())
     variables = {spec.watermark_key: Variable.get(spec.watermark_key, None) for spec in specs}
     runs = _latest_runs(metadata)
     with ThreadPoolExecutor(8) as threads:
@@ -112,6 +112,7 @@ def overview(metadata: SessionDep) -> Response:
             problem = _said(error)
         return _page(
             "overview",
+            broken=[each.sentence for each in listed.problems.values()],
             tables=[(table, still_failing(runs, table.spec)) for table in tables],
             sources=list(sources),
             runs=runs,
@@ -123,7 +124,11 @@ def overview(metadata: SessionDep) -> Response:
 @app.get("/tables/{name}", dependencies=[may_read])
 def table(name: str, metadata: SessionDep) -> Response:
     """One table: what is wrong with it, its watermark, extractions under way and last loads."""
-    spec = next((spec for spec in load_specs(MODELS_DIR) if spec.name == name), None)
+    listed = load_tables()
+    for broken_entry in listed.problems.values():
+        if broken_entry.name == name:
+            raise ConfigError(broken_entry.sentence)
+    spec = next((spec for spec in listed.specs.values() if spec.name == name), None)
     if spec is None:
         raise HTTPException(404, "no dbt source lists this table")
     variable, problem = Variable.get(spec.watermark_key, None), None
@@ -229,7 +234,7 @@ def still_failing(runs: Sequence[Run], spec: TableSpec) -> list[Failure]:
     for run in runs:
         failing += [task for task in run.failures if task.task_id not in settled]
         settled |= run.succeeded | {task.task_id for task in run.failures}
-    return [task for task in failing if task.task_id.startswith(f"{spec.name}.")]
+    return [task for task in failing if task.task_id.startswith(f"{spec.task_group}.")]
 
 
 def _tables_of_failures(metadata: SessionDep, run_ids: Sequence[str]) -> dict[tuple[str, str], str]:

@@ -38,7 +38,7 @@ def check(context: Context) -> None:
 
 
 def _check_tables(chosen: Sequence[str], known: Sequence[str]) -> None:
-    if not chosen:
+    if known and not chosen:
         raise ConfigError("parameter tables is empty: name at least one, or leave it out and all are taken")
     for name in chosen:
         if name not in known:

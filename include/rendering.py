@@ -1,6 +1,6 @@
 """The dbt project as Airflow tasks: one per source table's extract and load, per model, snapshot, seed and test.
 
-Cosmos reads the manifest and wires its nodes; the methods here say what a node becomes and in which group it stands.
+Cosmos wires the nodes of the graph that was drawn of dbt's manifest; the methods here make a task of each.
 Tests are added afterwards, because a test may have several parents: Cosmos 1.15.1 hands the converter of such a test
 the last rendered node instead of the test.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import inspect
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -25,22 +24,19 @@ from airflow.sdk.definitions.param import ParamsDict
 from cosmos import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
 from cosmos.constants import DbtResourceType, InvocationMode, LoadMode, SourceRenderingBehavior, TestBehavior
 from cosmos.converter import DbtToAirflowConverter
-from cosmos.dbt.graph import DbtNode
 from cosmos.operators import local as cosmos_operators
 
 from include import dbt_project
-from include.dbt_tasks import DbtRun, DbtSeed, DbtSnapshot, DbtTest
-from include.sources import TableSpec, load_specs
-from include.tasks import cut, extract, extract_range, load, open_run
+from include.dbt_graph import BUILT
+from include.dbt_tasks import DbtFunction, DbtRun, DbtSeed, DbtSnapshot, DbtTest
+from include.sources import Tables, load_tables
+from include.task_settings import NodeSettings, TableSettings, read_settings
+from include.tasks import cut, extract, extract_range, load, open_run, refuse
 
 log = structlog.get_logger(__name__)
 
-OPERATORS = {
-    DbtResourceType.MODEL: ("run", DbtRun),
-    DbtResourceType.SNAPSHOT: ("snapshot", DbtSnapshot),
-    DbtResourceType.SEED: ("seed", DbtSeed),
-}
-"""What a node that builds something becomes: the task's id inside the node's group, and its operator."""
+OPERATORS = {"model": DbtRun, "snapshot": DbtSnapshot, "seed": DbtSeed, "function": DbtFunction}
+"""What builds a node, by what dbt calls it."""
 
 # Cosmos 1.15.1 reads the signatures of the same three constructors again for each operator: a quarter of parsing.
 # Unnecessary once it remembers them (tests/include/test_rendering.py asks; as it does for what follows).
@@ -51,13 +47,21 @@ cosmos_operators.inspect = SimpleNamespace(**{**vars(inspect), **_REMEMBERED})
 # Unnecessary once it hashes no task ids.
 DAG.__hash__ = lambda dag: hash(dag.dag_id)
 
-_SOURCE_CALL = re.compile(r"""source\(\s*['"](.+?)['"]\s*,\s*['"](.+?)['"]\s*\)""")
-
 PROFILE = ProfileConfig(
     profile_name=dbt_project.PROFILE,
     target_name=dbt_project.TARGET,
     profiles_yml_filepath=dbt_project.PROJECT_DIR / "profiles.yml",
 )
+
+ARGUMENTS = {
+    "project_dir": dbt_project.PROJECT_DIR,
+    "profile_config": PROFILE,
+    "invocation_mode": InvocationMode.DBT_RUNNER,
+    "install_deps": False,
+    "emit_datasets": False,
+    "trigger_rule": TriggerRule.NONE_FAILED,
+}
+"""Of every dbt task."""
 
 
 @contextmanager
@@ -76,14 +80,16 @@ def _no_garbage() -> Iterator[None]:
 def render_pipeline(dag: DAG) -> None:
     """Add every task of the pipeline to `dag`: sources, models and tests, in the order dbt's graph demands.
 
-    A process that Airflow starts for one task gets that one alone, with the group it stands in.
+    What cannot work is a task that fails with one sentence, in the place of what it would have done. A process that
+    Airflow starts for one task gets that one alone, with the group it stands in.
 
     Raises:
-        ConfigError: a source entry or the dbt project is broken; names file and remedy.
+        ConfigError: dbt cannot parse the project; names file and remedy.
     """
-    specs = {spec.name: spec for spec in load_specs(dbt_project.MODELS_DIR)}
     path = dbt_project.graph_path()
-    pipeline = _Pipeline(dag, specs, json.loads(path.read_text(encoding="utf-8")), get_parsing_context().task_id)
+    pipeline = _Pipeline(
+        dag, load_tables(), json.loads(path.read_text(encoding="utf-8")), get_parsing_context().task_id
+    )
     project = ProjectConfig(
         dbt_project_path=dbt_project.PROJECT_DIR, project_name=dbt_project.PROFILE, install_dbt_deps=False
     )
@@ -94,119 +100,125 @@ def render_pipeline(dag: DAG) -> None:
         dag=dag,
         project_config=project,
         profile_config=PROFILE,
-        execution_config=ExecutionConfig(invocation_mode=InvocationMode.DBT_RUNNER),
+        execution_config=ExecutionConfig(),
         render_config=RenderConfig(
             load_method=LoadMode.DBT_MANIFEST,
             source_rendering_behavior=SourceRenderingBehavior.ALL,
             test_behavior=TestBehavior.NONE,
             # Functions, not bound methods: Cosmos copies its configuration deeply, and with a method its object.
             node_converters={
-                DbtResourceType.SOURCE: lambda node, **_: pipeline.add_source(node),
-                **dict.fromkeys(OPERATORS, lambda node, task_args, **_: pipeline.add_node(node, task_args)),
+                DbtResourceType.SOURCE: lambda node, **_: pipeline.add_source(node.unique_id),
+                **{DbtResourceType(kind): lambda node, **_: pipeline.add_node(node.unique_id) for kind in OPERATORS},
             },
         ),
-        operator_args={"emit_datasets": False, "trigger_rule": TriggerRule.NONE_FAILED},
     )
     pipeline.order_extracts()
     pipeline.add_tests()
     dag.params = params
 
 
-class _Reachable(dict[str, set[str]]):
-    """All that can be reached from a node along `edges`, worked out once."""
-
-    def __init__(self, edges: dict[str, list[str]]) -> None:
-        super().__init__()
-        self._edges = edges
-
-    def __missing__(self, unique_id: str) -> set[str]:
-        near = set(self._edges.get(unique_id, ()))
-        self[unique_id] = near.union(*(self[other] for other in near))
-        return self[unique_id]
-
-
 class _Pipeline:
     """The tasks made so far, by dbt's unique id, and the groups they stand in.
 
     Args:
+        tables: The source tables to load.
+        graph: What `include.dbt_graph.draw` made of dbt's manifest.
         only: Id of the one task that is needed; None for all.
     """
 
-    def __init__(self, dag: DAG, specs: dict[str, TableSpec], graph: dict[str, Any], only: str | None) -> None:
+    def __init__(self, dag: DAG, tables: Tables, graph: dict[str, Any], only: str | None) -> None:
         self.dag = dag
-        self.specs = specs
+        self.tables = tables
         self.only = only
         self.nodes: dict[str, Any] = {**graph["nodes"], **graph["sources"]}
         self.tests: dict[str, Any] = graph["tests"]
-        self.parents: dict[str, list[str]] = graph["parent_map"]
+        self.reading_order: list[list[str]] = graph["reading_order"]
         self.first_task: dict[str, BaseOperator] = {}
         self.reading_task: dict[str, BaseOperator] = {}
         self.ended: dict[str, BaseOperator] = {}
         self.last_task: dict[str, BaseOperator] = {}
         self.groups: dict[str, TaskGroup] = {}
         self.horizons: dict[str, Any] = {}
-        self.task_args: dict[str, Any] = {}
-        self.above = _Reachable(graph["parent_map"])
-        self.below = _Reachable(graph["child_map"])
 
-    def add_source(self, node: DbtNode) -> TaskGroup | None:
-        """A source table: extract, then load; of one that may be cut, an extract for each range."""
-        source, table = self._place_of(node.unique_id)
-        if not self._is_wanted(f"{source}.{table}") and self.only != f"{source}.horizon":
+    def add_source(self, unique_id: str) -> TaskGroup | None:
+        """A table to load: extract, then load; of one that may be cut, an extract for each range."""
+        node = self.nodes[unique_id]
+        layer, source = node["place"][0], node["source_name"]
+        if not node["is_loaded"] or not (self._is_wanted(node) or self.only == f"{layer}.horizon"):
             return None
-        with self._layer(source):
-            if source not in self.horizons:
+        problem = self.tables.problems.get(unique_id)
+        with self._layer(layer, node["folder"]):
+            if not problem and source not in self.horizons:
                 self.horizons[source] = open_run(source)
-            with self._group(node.unique_id, table) as group:
-                name = f"{source}.{table}"
-                begin = cut if self.specs[name].rows_per_range else extract
-                begun = begin(name, self.horizons[source])
-                batch = extract_range.expand(part=begun) if begin is cut else begun
-                loaded = load(name, batch)
-        self.first_task[node.unique_id], self.last_task[node.unique_id] = begun.operator, loaded.operator
-        self.reading_task[node.unique_id] = batch.operator
-        if self.only == f"{name}.ended":
-            self._ended(node.unique_id)
+            with self._group(unique_id) as group:
+                self._load(unique_id) if not problem else self._refuse(unique_id, "extract", problem.sentence)
+        if self.only == "{}.{}.ended".format(*node["place"]) and unique_id in self.reading_task:
+            self._ended(unique_id)
         return group
 
-    def add_node(self, node: DbtNode, task_args: dict[str, Any]) -> TaskGroup | None:
-        """A model, snapshot or seed: one task in a group that its tests join later."""
-        self.task_args = task_args
-        layer, name = self._place_of(node.unique_id)
-        if not self._is_wanted(f"{layer}.{name}"):
+    def _load(self, unique_id: str) -> None:
+        spec, node = self.tables.specs[unique_id], self.nodes[unique_id]
+        try:
+            arguments = _settings(node, TableSettings)
+        except ValueError as error:
+            return self._refuse(unique_id, "extract", f"{node['file']}: table {spec.name}: {error}")
+        begin = cut if spec.rows_per_range else extract
+        begun = begin.override(**arguments)(spec.name, self.horizons[spec.source])
+        batch = extract_range.override(**arguments).expand(part=begun) if begin is cut else begun
+        loaded = load.override(**arguments)(spec.name, batch)
+        self.first_task[unique_id], self.last_task[unique_id] = begun.operator, loaded.operator
+        self.reading_task[unique_id] = batch.operator
+
+    def add_node(self, unique_id: str) -> TaskGroup | None:
+        """A model, snapshot, seed or function: one task in a group that its tests join later."""
+        node = self.nodes[unique_id]
+        if not self._is_wanted(node):
             return None
-        task_id, operator = OPERATORS[node.resource_type]
-        with self._layer(layer), self._group(node.unique_id, name) as group:
-            task = operator(**_arguments(self.nodes[node.unique_id]), **task_args, task_id=task_id)
-        self.first_task[node.unique_id] = self.last_task[node.unique_id] = task
+        with self._layer(node["place"][0], node["folder"]), self._group(unique_id) as group:
+            task = self._run(node, OPERATORS[node["resource_type"]], BUILT[node["resource_type"]])
+        self.first_task[unique_id] = self.last_task[unique_id] = task
         return group
 
     def add_tests(self) -> None:
         """One task per data test, after all its parents and before what depends on all of them, as `dbt build` does."""
-        taken: set[str] = set()
-        for unique_id, node in sorted(self.tests.items()):
-            parents = [parent for parent in self.parents[unique_id] if parent in self.nodes]
-            place = self._place_of_test(parents)
-            task_id = self._test_id(node, place, taken)
-            taken.add(f"{place}.{task_id}")
-            if self.only in (None, f"{place}.{task_id}"):
-                self._add_test(node, task_id, parents)
+        for node in self.tests.values():
+            if self.only in (None, f"{node['place']}.{node['task_id']}"):
+                self._add_test(node)
 
-    def _add_test(self, node: dict[str, Any], task_id: str, parents: list[str]) -> None:
-        with self.groups[parents[0]] if len(parents) == 1 else self._layer(self._place_of_test(parents)):
-            task = DbtTest(**_arguments(node), **self.task_args, task_id=task_id)
+    def _add_test(self, node: dict[str, Any]) -> None:
+        parents = node["parents"]
+        with self._group_of(parents[0]) if "." in node["place"] else self._layer(node["place"]):
+            task = self._run(node, DbtTest, node["task_id"], task_display_name=node["title"])
         for neighbour in (parent for parent in parents if parent in self.last_task):
             self.last_task[neighbour] >> task
-        for blocked in self._blocked_by(parents):
+        for blocked in (each for each in node["blocks"] if each in self.first_task):
             task >> self.first_task[blocked]
+
+    def _run(self, node: dict[str, Any], operator: type[BaseOperator], task_id: str, **arguments: Any) -> BaseOperator:
+        """The task of a node, or the one that says why it can have none."""
+        try:
+            if "problem" in node:
+                raise ValueError(node["problem"])
+            arguments |= _settings(node, NodeSettings)
+        except ValueError as error:
+            return refuse.override(task_id=task_id)(f"{node['file']}: {node['title']}: {error}").operator
+        arguments |= {"doc_md": node.get("description"), "extra_context": {"dbt_unique_id": node["unique_id"]}}
+        return operator(**ARGUMENTS | arguments, task_id=task_id)
+
+    def _refuse(self, unique_id: str, task_id: str, sentence: str) -> None:
+        node = self.nodes[unique_id]
+        task = refuse.override(task_id=task_id)(sentence, f"{node['source_name']}.{node['title']}").operator
+        self.first_task[unique_id] = self.last_task[unique_id] = task
 
     def order_extracts(self) -> None:
         """Read children before parents: what a foreign key names in an earlier snapshot exists in a later one.
 
         The foreign keys are the `relationships` tests between sources.
         """
-        for child, parent in sorted(self._references()):
-            if parent in self._upstream_extracts(child):
+        for child, parent in self.reading_order:
+            if not {child, parent} <= self.reading_task.keys():
+                continue
+            if self.first_task[parent].task_id in self.first_task[child].get_flat_relative_ids(upstream=True):
                 log.warning(
                     "references form a circle: no order of extraction keeps them all", child=child, parent=parent
                 )
@@ -225,76 +237,36 @@ class _Pipeline:
             self.reading_task[unique_id] >> self.ended[unique_id]
         return self.ended[unique_id]
 
-    def _references(self) -> Iterator[tuple[str, str]]:
-        """(child, parent) of every `relationships` test between two sources."""
-        for unique_id, node in self.tests.items():
-            metadata = node.get("test_metadata") or {}
-            to = _SOURCE_CALL.search(metadata.get("kwargs", {}).get("to", ""))
-            if metadata.get("name") == "relationships" and to:
-                sources = [parent for parent in self.parents[unique_id] if parent in self.sources]
-                yield from (
-                    (child, parent)
-                    for child in sources
-                    for parent in sources
-                    if child != parent and parent.endswith(f".{to[1]}.{to[2]}")
-                )
+    def _is_wanted(self, node: dict[str, Any]) -> bool:
+        return self.only is None or self.only.startswith("{}.{}.".format(*node["place"]))
 
-    @property
-    def sources(self) -> set[str]:
-        return {unique_id for unique_id in self.first_task if self.nodes[unique_id]["resource_type"] == "source"}
-
-    def _upstream_extracts(self, unique_id: str) -> set[str]:
-        above = self.first_task[unique_id].get_flat_relative_ids(upstream=True)
-        return {other for other in self.sources if self.first_task[other].task_id in above}
-
-    def _blocked_by(self, parents: list[str]) -> Iterator[str]:
-        """Nodes that depend on all `parents`, the nearest only: the others wait for those."""
-        below = set.intersection(*(self.below[parent] for parent in parents)) if parents else set()
-        return (each for each in below if each in self.first_task and below.isdisjoint(self.parents[each]))
-
-    def _is_wanted(self, group_id: str) -> bool:
-        return self.only is None or self.only.startswith(f"{group_id}.")
-
-    def _place_of(self, unique_id: str) -> tuple[str, str]:
-        """The layer a node stands in, and the name of its group there."""
-        node = self.nodes[unique_id]
-        if node["resource_type"] == "source":
-            return node["source_name"], node["name"]
-        layer = node["fqn"][1] if node["resource_type"] == "model" else f"{node['resource_type']}s"
-        return layer, unique_id.split(".", 2)[2].replace(".", "_")  # after a dot comes a model's version
-
-    def _place_of_test(self, parents: list[str]) -> str:
-        """The group of its one parent; of several, the layer of the one furthest downstream; of none, `tests`."""
-        if not parents:
-            return "tests"
-        layer, group = self._place_of(max(parents, key=lambda parent: len(self.above[parent])))
-        return f"{layer}.{group}" if len(parents) == 1 else layer
-
-    def _layer(self, name: str) -> TaskGroup:
+    def _layer(self, name: str, title: str = "") -> TaskGroup:
         if name not in self.groups:
-            self.groups[name] = TaskGroup(name, dag=self.dag)
+            self.groups[name] = TaskGroup(name, dag=self.dag, group_display_name=title if title != name else "")
         return self.groups[name]
 
-    def _group(self, unique_id: str, name: str) -> TaskGroup:
-        tooltip = self.nodes[unique_id].get("description") or ""
-        self.groups[unique_id] = TaskGroup(name, tooltip=tooltip, dag=self.dag)
+    def _group(self, unique_id: str) -> TaskGroup:
+        """The group of a node, in that of its layer, which is open."""
+        node = self.nodes[unique_id]
+        title = node["title"] if node["title"] != node["place"][1] else ""
+        tooltip = node.get("description", "")
+        self.groups[unique_id] = TaskGroup(node["place"][1], tooltip=tooltip, group_display_name=title, dag=self.dag)
         return self.groups[unique_id]
 
-    def _test_id(self, node: dict[str, Any], place: str, taken: set[str]) -> str:
-        """`unique_customer_id` in the group of its model; the test's own name where two would clash."""
-        metadata = node.get("test_metadata")
-        column = node.get("column_name")
-        if metadata and column:
-            short = f"{metadata['name']}_{column}"
-            if f"{place}.{short}" not in taken:
-                return short
-        return node["name"]
+    def _group_of(self, unique_id: str) -> TaskGroup:
+        """The group of a node, or of a source table that somebody else loads."""
+        node = self.nodes[unique_id]
+        if unique_id not in self.groups:
+            with self._layer(node["place"][0], node["folder"]):
+                self._group(unique_id)
+        return self.groups[unique_id]
 
 
-def _arguments(node: dict[str, Any]) -> dict[str, Any]:
-    """What an operator is told of its node."""
-    return {
-        "select": f"fqn:{'.'.join(node['fqn'])}",
-        "doc_md": node.get("description") or None,
-        "extra_context": {"dbt_unique_id": node["unique_id"]},
-    }
+def _settings(node: dict[str, Any], kind: type[TableSettings]) -> dict[str, Any]:
+    """What a node says of its own task, with its owner.
+
+    Raises:
+        ValueError: something that cannot be said; one sentence.
+    """
+    owner = {"owner": node["owner"]} if "owner" in node else {}
+    return owner | (read_settings(node["settings"], kind) if "settings" in node else {})

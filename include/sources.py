@@ -1,23 +1,23 @@
-"""The list of tables to load: read from the dbt source entries, the only place that holds it.
+"""The list of tables to load: the dbt source entries, as dbt has parsed them, are the only place that holds it.
 
-Each table of a dbt source carries, under `config.meta.extract`, what the extractor needs; `TableSpec` is its schema.
-A mistake is a `ConfigError` that names file, table and remedy, raised when the DAG is parsed.
+A table of a dbt source that carries `config.meta.extract`, or whose source does, is loaded; `TableSpec` is its schema.
+One without is somebody else's. A mistake is one sentence with file, table and remedy, and stops that table alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from functools import lru_cache
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pytimeparse import parse as parse_seconds
 
-from include.errors import ConfigError
+from include.dbt_names import group_of_table, layer_of_source, variable_of_table
+from include.dbt_project import sources_path
 
 LOADED_COLUMNS = ("_loaded_at", "_run_id", "_deleted_at")
 """Columns that loading adds to every raw table."""
@@ -154,75 +154,103 @@ class TableSpec(BaseModel):
     @property
     def watermark_key(self) -> str:
         """Key of the Airflow Variable that shows this table's watermark."""
-        return f"watermark__{self.source}__{self.table}"
+        return variable_of_table(self.source, self.table)
+
+    @property
+    def task_group(self) -> str:
+        """Id of the group of the table's tasks in the pipeline's DAG."""
+        return f"{layer_of_source(self.source)}.{group_of_table(self.source, self.table)}"
 
 
-def load_specs(models_dir: Path) -> list[TableSpec]:
-    """Read every source table of the dbt project below `models_dir`.
+class Problem(NamedTuple):
+    """A source table that cannot be loaded as its entry stands.
 
-    Args:
-        models_dir: dbt's `models` folder; every `*.yml` below it is read.
+    Attributes:
+        name: `source.table`.
+        sentence: File, table, what is wrong and the remedy.
+    """
 
-    Returns:
-        One spec a table, in file order.
+    name: str
+    sentence: str
+
+
+class Tables(NamedTuple):
+    """The source tables to load, by dbt's unique id, and those that cannot be."""
+
+    specs: dict[str, TableSpec]
+    problems: dict[str, Problem]
+
+    @property
+    def names(self) -> list[str]:
+        """`source.table` of all of them, as a run's parameter `tables` lists them."""
+        names = [spec.name for spec in self.specs.values()] + [problem.name for problem in self.problems.values()]
+        return list(dict.fromkeys(names))
+
+
+def load_specs() -> list[TableSpec]:
+    """One spec for each source table that can be loaded, in dbt's order; see `load_tables`."""
+    return list(load_tables().specs.values())
+
+
+def load_tables() -> Tables:
+    """Every source table of the dbt project that has `config.meta.extract`, its own or its source's.
 
     Raises:
-        ConfigError: no source at all, or an entry that cannot work; names file, table and remedy.
+        ConfigError: dbt cannot parse the project; carries dbt's own message.
     """
-    specs: dict[str, TableSpec] = {}
-    keys: dict[str, str] = {}
-    for path in sorted(models_dir.rglob("*.yml")):
-        shown = path.relative_to(models_dir.parent.parent)
-        for spec in _specs_of_text(path.read_text(encoding="utf-8"), shown):
-            if spec.name in specs:
-                raise ConfigError(f"{shown}: table {spec.name} is listed twice; remove one of the two entries")
-            specs[spec.name] = spec
-            if keys.setdefault(spec.watermark_key, spec.name) != spec.name:
-                raise ConfigError(
-                    f"{shown}: table {spec.name} and {keys[spec.watermark_key]} "
-                    f"would share the Variable {spec.watermark_key}; rename one of the two"
+    return _tables_of_text(sources_path().read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=8)
+def _tables_of_text(text: str) -> Tables:
+    return tables_of(json.loads(text))
+
+
+def tables_of(entries: Iterable[Mapping[str, Any]]) -> Tables:
+    """Check source entries, each by itself: what is wrong with one leaves the others alone.
+
+    Args:
+        entries: As `include.dbt_graph.entries` makes them of dbt's manifest.
+    """
+    tables = Tables({}, {})
+    seen: dict[str, str] = {}
+    for entry in entries:
+        name = f"{entry['source_name']}.{entry['name']}"
+        try:
+            spec = _spec_of(entry)
+            if spec.name in seen.values():
+                raise ValueError("a package lists it too; remove `extract` from one of the two entries")
+            if seen.setdefault(spec.watermark_key, name) != name:
+                raise ValueError(
+                    f"it and {seen[spec.watermark_key]} would share the Variable {spec.watermark_key}; "
+                    "rename one of the two"
                 )
-    if not specs:
-        raise ConfigError(f"{models_dir}: no dbt source lists a table; add one under `sources:`")
-    return list(specs.values())
+            tables.specs[entry["unique_id"]] = spec
+        except ValueError as error:
+            said = _first_problem(error) if isinstance(error, ValidationError) else str(error)
+            tables.problems[entry["unique_id"]] = Problem(name, f"{entry['file']}: table {name}: {said}")
+    return tables
 
 
-@lru_cache(maxsize=4096)
-def _specs_of_text(text: str, shown: Path) -> tuple[TableSpec, ...]:
-    return tuple(_parse(text, shown))
-
-
-def _parse(text: str, shown: Path) -> Iterator[TableSpec]:
-    if "sources" not in text:
-        return  # most files are of models, and are not worth the parsing in each task's process
-    try:
-        # PyYAML's loader in C: its other one takes ten times as long, in every task.
-        document = yaml.load(text, Loader=yaml.CSafeLoader) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{shown}: not valid YAML ({' '.join(str(error).split())}); correct the syntax") from error
-    for source in document.get("sources") or ():
-        if source.get("schema") != f"raw_{source.get('name')}":
-            raise ConfigError(
-                f"{shown}: source {source.get('name')!r} has schema {source.get('schema')!r}; "
-                f"set `schema: raw_{source.get('name')}`, where its tables are loaded"
-            )
-        for table in source.get("tables") or ():
-            yield _spec_of_table(source["name"], table, shown)
-
-
-def _spec_of_table(source: str, table: dict[str, Any], shown: Path) -> TableSpec:
-    meta = (table.get("config") or {}).get("meta") or {}
-    extract = meta.get("extract")
-    where = f"{shown}: table {source}.{table['name']}"
+def _spec_of(entry: Mapping[str, Any]) -> TableSpec:
+    source, table, extract = entry["source_name"], entry["name"], entry["extract"]
     if not isinstance(extract, dict):
-        raise ConfigError(f"{where}: `config.meta.extract` is missing; add it with `key:` and `cursor:`")
+        raise ValueError(f"`config.meta.extract` is {extract!r}; write `key:` and `cursor:` below it")
     taken = {"source", "table"} & extract.keys()
     if taken:
-        raise ConfigError(f"{where}: unknown key {sorted(taken)[0]!r} under `extract`; remove it")
-    try:
-        return TableSpec(**{"identifier": table["name"], **extract, "source": source, "table": table["name"]})
-    except ValidationError as error:
-        raise ConfigError(f"{where}: {_first_problem(error)}") from error
+        raise ValueError(f"unknown key {sorted(taken)[0]!r} under `extract`; remove it")
+    spec = TableSpec.model_validate({"identifier": table, **extract, "source": source, "table": table})
+    if entry["schema"] != spec.raw_schema:
+        raise ValueError(
+            f"source {source!r} has schema {entry['schema']!r}; set `schema: {spec.raw_schema}`, where its tables are "
+            "loaded, or remove `extract` if somebody else loads it"
+        )
+    if entry["identifier"] != table:
+        raise ValueError(
+            f"dbt reads it as {entry['identifier']!r}, but it is loaded as {table!r}; "
+            "move `identifier:` below `extract:`"
+        )
+    return spec
 
 
 def _first_problem(error: ValidationError) -> str:

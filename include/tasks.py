@@ -15,13 +15,12 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
 
 from include import parameters, retries, watermark
 from include.batch import Batch, Horizon, LoadResult, Part, Window, to_text
-from include.dbt_project import MODELS_DIR
 from include.errors import ConfigError, TerminalError
 from include.extract.horizon import read_horizon
 from include.extract.table import Request, begin_extraction, extract_part, extract_table
 from include.load.publish import load_batch
 from include.sessions import KEEPALIVE, Connection, pin
-from include.sources import TableSpec, load_specs
+from include.sources import TableSpec, load_tables
 from include.state import extractions, ledger
 
 log = structlog.get_logger(__name__)
@@ -141,6 +140,19 @@ def load(table: str, batch: dict[str, Any] | Sequence[dict[str, Any]]) -> dict[s
         return result.to_json()
 
 
+@task(task_id="refuse")
+def refuse(sentence: str, table: str | None = None) -> None:
+    """Stand in the place of what cannot work, and say why; what waits for it does not run.
+
+    Args:
+        sentence: What is wrong, with file and remedy.
+        table: `source.table`, where a run may leave it out.
+    """
+    if table:
+        parameters.skip_unless_chosen(get_current_context(), table)
+    raise AirflowFailException(sentence)
+
+
 def handed_on(value: T | None, task_id: str) -> T:
     """What an earlier task of the run returned.
 
@@ -222,12 +234,19 @@ def spec_of(name: str) -> TableSpec:
     """The table called `source.table`.
 
     Raises:
-        ConfigError: no dbt source lists it.
+        ConfigError: no dbt source lists it, or its entry cannot work.
     """
-    specs = {spec.name: spec for spec in load_specs(MODELS_DIR)}
-    if name not in specs:
-        raise ConfigError(f"no dbt source lists a table {name!r}; there are {', '.join(specs)}")
-    return specs[name]
+    tables = load_tables()
+    for spec in tables.specs.values():
+        if spec.name == name:
+            return spec
+    for problem in tables.problems.values():
+        if problem.name == name:
+            raise ConfigError(problem.sentence)
+    raise ConfigError(
+        f"no dbt source lists a table {name!r} with `config.meta.extract`; "
+        f"there are {', '.join(tables.names) or 'none'}"
+    )
 
 
 @contextmanager

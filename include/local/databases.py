@@ -22,10 +22,9 @@ def require_tables(uri: str, source: str) -> None:
     Raises:
         LocalError: one is missing, or not visible to the user of `uri`.
     """
-    from include.dbt_project import MODELS_DIR
     from include.sources import load_specs
 
-    names = [(each.schema_name, each.identifier) for each in load_specs(MODELS_DIR) if each.source == source]
+    names = [(each.schema_name, each.identifier) for each in load_specs() if each.source == source]
     with psycopg.connect(uri) as connection:
         query = "select 1 from pg_class where relnamespace = to_regnamespace(%s) and relname = %s"
         missing = [name for name in names if not connection.execute(query, (f'"{name[0]}"', name[1])).fetchone()]

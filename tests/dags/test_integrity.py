@@ -15,7 +15,7 @@ from airflow.sdk import DAG, CronDataIntervalTimetable
 from cosmos.operators.local import DbtRunLocalOperator, DbtSnapshotLocalOperator, DbtTestLocalOperator
 
 from include.alerts import tell_failed
-from include.dbt_project import MODELS_DIR, graph_path
+from include.dbt_project import graph_path
 from include.local.environment import ROOT
 from include.sources import load_specs
 
@@ -61,7 +61,7 @@ def test_task_ids_are_the_reviewed_ones(dag: DAG) -> None:
 
 def test_a_process_for_one_task_makes_the_same_task_and_little_else(dag: DAG, monkeypatch: pytest.MonkeyPatch) -> None:
     """Airflow parses the file again in every task's process, and says there which task it wants."""
-    looked_at = ("task_type", "trigger_rule", "retries", "doc_md", "select", "extra_context", "op_args", "op_kwargs")
+    looked_at = ("task_type", "trigger_rule", "retries", "owner", "doc_md", "extra_context", "op_args", "op_kwargs")
     for expected in dag.tasks:
         # As Airflow's own context manager does, which does not take it back.
         monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", dag.dag_id)
@@ -83,7 +83,7 @@ def test_one_task_per_model_snapshot_and_test(dag: DAG, manifest: dict[str, Any]
 
 
 def test_one_extract_and_one_load_per_source_table(dag: DAG, manifest: dict[str, Any]) -> None:
-    tables = [spec.name for spec in load_specs(MODELS_DIR)]
+    tables = [spec.name for spec in load_specs()]
     assert sorted(f"{s['source_name']}.{s['name']}" for s in manifest["sources"].values()) == sorted(tables)
     for step in ("extract", "load"):
         assert sorted(t for t in dag.task_ids if t.endswith(f".{step}")) == sorted(f"{t}.{step}" for t in tables)
@@ -103,7 +103,7 @@ def test_children_are_read_before_their_parents(dag: DAG) -> None:
 
 def test_a_table_that_may_be_cut_has_an_extract_for_each_range(dag: DAG) -> None:
     mapped = [task.task_id for task in dag.tasks if task.is_mapped]
-    assert mapped == [f"{spec.name}.extract" for spec in load_specs(MODELS_DIR) if spec.rows_per_range]
+    assert mapped == [f"{spec.name}.extract" for spec in load_specs() if spec.rows_per_range]
     assert mapped == ["shop.orders.extract"]
     for task_id in mapped:
         cut = task_id.replace(".extract", ".cut")
@@ -129,7 +129,7 @@ def test_parameters_are_checked_before_anything_runs(bag: DagBag) -> None:
 
 def test_a_test_runs_after_all_its_parents_and_blocks_what_depends_on_them(dag: DAG, manifest: dict[str, Any]) -> None:
     task_of = {t.extra_context["dbt_unique_id"]: t for t in dag.tasks if hasattr(t, "extra_context")}
-    for spec in load_specs(MODELS_DIR):
+    for spec in load_specs():
         task_of[f"source.elt.{spec.name}"] = dag.get_task(f"{spec.name}.load")
     parents = {key: set(above) & task_of.keys() for key, above in manifest["parent_map"].items() if key in task_of}
 

@@ -28,9 +28,10 @@ from include import tasks
 from include.errors import TransientError
 from include.extract import stream
 from include.local.databases import SOURCE, WAREHOUSE
+from include.sources import Tables
 from tests.drill.proxy import Proxy
 from tests.drill.strikes import STRIKES, TOO_LARGE, Fault
-from tests.drill.world import MODELS_DIR, SIDES, USERS, World
+from tests.drill.world import SIDES, USERS, World
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Attempt:
             return connection
 
         replace(tasks, "get_current_context", lambda: context)
-        replace(tasks, "MODELS_DIR", MODELS_DIR)
+        replace(tasks, "load_tables", lambda: Tables(self.world.specs, {}))
         replace(tasks, "pin", impatient)
         self._trace()
         if self.mutate:

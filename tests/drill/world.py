@@ -19,7 +19,8 @@ from psycopg import sql
 from include.local.databases import ROLES, SOURCE, WAREHOUSE, provision
 from include.local.errors import LocalError
 from include.local.servers import HOST, EmbeddedPostgres, is_free
-from include.sources import TableSpec, load_specs
+from include.sources import TableSpec
+from tests.entries import specs_below
 
 Answer = TypeVar("Answer")
 
@@ -85,7 +86,7 @@ class World:
 
     @cached_property
     def specs(self) -> dict[str, TableSpec]:
-        return {spec.table: spec for spec in load_specs(MODELS_DIR)}
+        return {spec.table: spec for spec in specs_below(MODELS_DIR)}
 
     def fresh(self) -> None:
         """Empty databases with the product's own roles and grants, empty source tables, no Variable."""

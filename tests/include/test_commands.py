@@ -12,6 +12,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from include import commands, maintenance, tasks
 from include.batch import to_text
 from include.plan import Plan
+from include.sources import Tables
 from include.sql import statement
 from include.state import ledger
 from include.watermark import BEGINNING
@@ -36,7 +37,7 @@ def variables(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     for module in (commands, maintenance):
         monkeypatch.setattr(module, "Variable", fake)
     for module in (commands, tasks):
-        monkeypatch.setattr(module, "load_specs", lambda _: [spec])
+        monkeypatch.setattr(module, "load_tables", lambda: Tables({"source.elt.shop.orders": spec}, {}))
     monkeypatch.setenv("AIRFLOW_CONN_SHOP", pipeline.source_dsn)
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", pipeline.warehouse_dsn)
     return kept

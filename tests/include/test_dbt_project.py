@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cosmos import ExecutionConfig, ProjectConfig
 from cosmos.constants import DbtResourceType
-from cosmos.dbt.graph import DbtGraph, DbtNode
+from cosmos.dbt.graph import DbtGraph
 
 from include import dbt_project
 from include.rendering import OPERATORS
@@ -18,12 +18,20 @@ from include.rendering import OPERATORS
 MANIFEST: dict[str, Any] = {
     "metadata": {"project_name": "elt", "generated_at": "now"},
     "nodes": {
-        "model.elt.a": {"resource_type": "model", "name": "a", "raw_code": "select 1"},
-        "test.elt.b": {"resource_type": "test", "name": "b", "raw_code": "select 2"},
+        f"{kind}.elt.{name}": {
+            "unique_id": f"{kind}.elt.{name}",
+            "resource_type": kind,
+            "name": name,
+            "package_name": "elt",
+            "original_file_path": f"{kind}s/marts/{name}.sql",
+            "fqn": ["elt", "marts", name],
+            "config": {"enabled": True},
+            "depends_on": {"nodes": [] if kind == "model" else ["model.elt.a"]},
+            "raw_code": "select 1",
+        }
+        for kind, name in (("model", "a"), ("test", "b"))
     },
     "sources": {},
-    "parent_map": {"test.elt.b": ["model.elt.a"]},
-    "child_map": {},
     "macros": {"macro.elt.c": {}},
 }
 
@@ -88,14 +96,9 @@ def test_a_parse_that_failed_is_made_again(project: Path, parses: list[Path], mo
 
 def test_the_graph_is_what_rendering_reads_and_the_same_each_time(project: Path, parses: list[Path]) -> None:
     written = dbt_project.graph_path().read_text()
-    assert json.loads(written) == {
-        "metadata": {"project_name": "elt"},
-        "nodes": {"model.elt.a": {"resource_type": "model", "name": "a"}},
-        "sources": {},
-        "tests": {"test.elt.b": {"name": "b"}},
-        "parent_map": MANIFEST["parent_map"],
-        "child_map": {},
-    }
+    graph = json.loads(written)
+    assert graph["nodes"]["model.elt.a"]["place"] == ["marts", "a"] and "raw_code" not in written
+    assert graph["tests"]["test.elt.b"]["parents"] == ["model.elt.a"] and "test.elt.b" not in graph["nodes"]
     (project / "target/graph/fingerprint").unlink()
     MANIFEST["metadata"]["generated_at"] = "later"
     assert dbt_project.graph_path().read_text() == written
@@ -103,14 +106,16 @@ def test_the_graph_is_what_rendering_reads_and_the_same_each_time(project: Path,
 
 
 def test_cosmos_makes_the_same_nodes_of_the_graph_as_of_the_whole_manifest() -> None:
-    """A Cosmos that reads more of a node needs it added to what `graph.json` keeps."""
-    graph, kinds = dbt_project.graph_path(), {DbtResourceType.SOURCE, *OPERATORS}
+    """A Cosmos that reads more of a node to wire it needs that added to what `graph.json` keeps."""
+    graph = dbt_project.graph_path()
+    kinds = {DbtResourceType.SOURCE, *(DbtResourceType(kind) for kind in OPERATORS)}
 
-    def nodes(path: Path) -> dict[str, DbtNode]:
+    def nodes(path: Path) -> dict[str, Any]:
         project = ProjectConfig(project_name="elt", manifest_path=path)
         found = DbtGraph(project, execution_config=ExecutionConfig(dbt_project_path=dbt_project.PROJECT_DIR))
         found.load_from_dbt_manifest()
-        return {key: node for key, node in found.nodes.items() if node.resource_type in kinds}
+        kept = (node for node in found.nodes.values() if node.resource_type in kinds)
+        return {node.unique_id: (node.resource_type, node.name, node.file_path, node.depends_on) for node in kept}
 
     expected = nodes(graph.with_name("manifest.json"))
     assert expected and nodes(graph) == expected

@@ -150,3 +150,55 @@ def test_the_sqlstate_says_what_is_tried_again_not_the_text(
     passes = {state for state, how in ended.items() if how is AirflowException}
     assert passes == {"55P03", "40P01", "end", "server down"}
     assert {*ended} - passes == {"42P01", "23505", "no such database", "wrong project"}
+
+
+OTHERS = {
+    "models/intermediate/billing.sql": "select 1 as id",
+    "models/intermediate/billing/billing_lines.sql": "select * from {{ ref('billing') }}",
+    "models/marts/fct_sales.sql": "select 1 as id",
+    "models/marts/models.yml": """
+models: [{name: fct_sales, columns: [{name: id, data_tests: [unique, not_null]}]}]
+unit_tests: [{name: one, model: fct_sales, given: [], expect: {rows: [{id: 1}]}}]
+""",
+    "tests/marts/fct_sales.sql": "select 1 from {{ ref('fct_sales') }} where id > 1",
+    "functions/twice.sql": "select x * 2",
+    "functions/twice.yml": """
+functions: [{name: twice, arguments: [{name: x, data_type: int}], returns: {data_type: int}}]
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "unique_id"),
+    [
+        ("run", "model.elt.billing"),
+        ("run", "model.elt.billing_lines"),
+        ("test", "test.elt.fct_sales"),
+        ("build", "function.elt.twice"),
+    ],
+)
+def test_a_node_is_run_alone_whatever_is_called_like_it(
+    project: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, command: str, unique_id: str
+) -> None:
+    for name, text in OTHERS.items():
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(text)
+    dsn = postgres.database()
+    with psycopg.connect(dsn) as warehouse:
+        warehouse.execute("create schema analytics; create view analytics.billing as select 1 as id")
+        warehouse.execute("create table analytics.fct_sales as select 1 as id")
+    profile = dbt_project.profile_environment(dsn)
+    for name, value in profile.items():
+        monkeypatch.setenv(name, value)
+
+    def ran(*selection: str) -> list[str]:
+        with TemporaryDirectory() as folder:
+            manifest = dbt_project.load_manifest(profile["DBT_DBNAME"])
+            done = dbt_runner.invoke([command, *selection], folder, manifest, unique_id)
+        assert done.success, done.exception or done.result.results
+        return [each.node.unique_id for each in done.result.results]
+
+    assert ran() == [unique_id]
+    assert ran("--select", f"place {unique_id.split('.')[2]}") == [unique_id], "of a person's selection, it alone"
+    assert ran("--select", "place") == []
+    assert ran("--exclude", unique_id.split(".")[2]) == []

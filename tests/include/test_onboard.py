@@ -19,8 +19,8 @@ from include.local.environment import ROOT
 from include.onboard.shape import Table, read_table, slug
 from include.onboard.write import files_for, write
 from include.sessions import pin
-from include.sources import load_specs
 from tests.conftest import Postgres
+from tests.entries import specs_below
 from tests.include.conftest import Pipeline
 
 SHAPE = """
@@ -66,12 +66,12 @@ def tables(pipeline: Pipeline, *names: str, source: str = "crm") -> list[Table]:
 
 
 def onboard(pipeline: Pipeline, root: Path, *names: str, source: str = "crm") -> None:
-    specs = load_specs(root / "dbt" / "models")
+    specs = specs_below(root / "dbt" / "models")
     write(files_for(tables(pipeline, *names, source=source), specs, pipeline.source, root))
 
 
 def specs_of(root: Path, source: str = "crm") -> dict[str, dict[str, object]]:
-    specs = [spec for spec in load_specs(root / "dbt" / "models") if spec.source == source]
+    specs = [spec for spec in specs_below(root / "dbt" / "models") if spec.source == source]
     return {spec.table: spec.model_dump() for spec in specs}
 
 
@@ -90,7 +90,7 @@ def test_key_cursor_and_mode_follow_from_the_catalog(billing: Pipeline, root: Pa
 
 def test_what_it_writes_loads_and_builds_and_passes_its_tests(billing: Pipeline, root: Path) -> None:
     onboard(billing, root)
-    for spec in load_specs(root / "dbt" / "models"):
+    for spec in specs_below(root / "dbt" / "models"):
         if spec.source == "crm":
             billing.run(spec)
     environment = {**os.environ, **profile_environment(billing.warehouse_dsn), "DBT_TARGET_PATH": str(root / "target")}
@@ -142,7 +142,7 @@ def test_the_grants_are_what_the_role_needs(billing: Pipeline, root: Path, postg
     billing.app.execute(f"create role {name} login password 'x'")
     dsn = f"postgresql://{name}:x@127.0.0.1:{postgres.server.port}/{billing.app.info.dbname}"
     with psycopg.connect(dsn) as connection:
-        specs = load_specs(root / "dbt" / "models")
+        specs = specs_below(root / "dbt" / "models")
         write(files_for(tables(billing), specs, pin(connection, read_only=True), root))
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute('select * from billing."Audit Log"')

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import inspect
 import json
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,19 @@ from airflow.sdk import DAG
 from airflow.sdk.definitions import dag as airflow_dag
 from cosmos.operators.local import DbtLocalBaseOperator
 
-from include import dbt_project
-from include.rendering import render_pipeline
-
-
-def rendered() -> DAG:
-    with DAG("rendered", start_date=datetime(2024, 1, 1)) as dag:
-        render_pipeline(dag)
-    return dag
+from include import dbt_graph, dbt_project
+from tests.projects import rendered
 
 
 @pytest.fixture
 def lone_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The project's graph with one more test, whose query reads no model: `tests/clock_is_right.sql`, say."""
-    graph = json.loads(dbt_project.graph_path().read_text())
-    node = {"unique_id": "test.elt.clock_is_right", "name": "clock_is_right", "fqn": ["elt", "clock_is_right"]}
-    graph["tests"][node["unique_id"]] = node
-    graph["parent_map"][node["unique_id"]] = graph["child_map"][node["unique_id"]] = []
+    manifest = json.loads(dbt_project.graph_path().with_name("manifest.json").read_text())
+    node = {"unique_id": "test.elt.clock_is_right", "name": "clock_is_right", "resource_type": "test", "config": {}}
+    node |= {"package_name": "elt", "original_file_path": "tests/clock_is_right.sql"}
+    manifest["nodes"][node["unique_id"]] = node
     changed = tmp_path / "graph.json"
-    changed.write_text(json.dumps(graph))
+    changed.write_text(json.dumps(dbt_graph.draw(manifest)))
     monkeypatch.setattr(dbt_project, "graph_path", lambda: changed)
     return node
 
@@ -40,7 +33,7 @@ def lone_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
 def test_a_test_that_reads_no_model_runs_on_its_own(lone_test: dict[str, Any]) -> None:
     dag = rendered()
     task = dag.get_task("tests.clock_is_right")
-    assert task.select == "fqn:elt.clock_is_right" and task.task_group.group_id == "tests"
+    assert task.extra_context == {"dbt_unique_id": lone_test["unique_id"]} and task.task_group.group_id == "tests"
     assert not task.upstream_task_ids and not task.downstream_task_ids
 
 

@@ -1,40 +1,35 @@
-"""A broken source entry is one sentence that names file, table and remedy."""
+"""A broken source entry is one sentence that names file, table and remedy, and takes no other table away."""
 
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from include.errors import ConfigError
-from include.sources import load_specs
+from include.sources import Problem, Tables, tables_of
 
-ENTRY = """
-sources:
-  - name: shop
-    schema: raw_shop
-    tables:
-      - name: orders
-        config: {{meta: {{extract: {{{extract}}}}}}}
-"""
+GOOD = {"key": "id", "cursor": "updated_at"}
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    (tmp_path / "dbt" / "models").mkdir(parents=True)
-    return tmp_path / "dbt" / "models"
+def entry(extract: Any = GOOD, table: str = "orders", source: str = "shop", **changes: Any) -> dict[str, Any]:
+    """A source table as `include.dbt_graph.entries` hands it over."""
+    made = {"unique_id": f"source.elt.{source}.{table}", "source_name": source, "name": table, "identifier": table}
+    return made | {"schema": f"raw_{source}", "file": "dbt/models/_sources.yml", "extract": extract} | changes
 
 
-def write(models: Path, extract: str, name: str = "_sources.yml") -> None:
-    (models / name).write_text(ENTRY.format(extract=extract))
+def problem_of(tables: Tables, unique_id: str = "source.elt.shop.orders") -> str:
+    """The sentence of a table that cannot be loaded, beside one that can."""
+    assert "source.elt.shop.good" in tables.specs and unique_id not in tables.specs
+    return tables.problems[unique_id].sentence
 
 
-def test_an_entry_becomes_a_spec(models: Path) -> None:
-    write(models, "key: id, cursor: updated_at, overlap: 2 hours")
-    (spec,) = load_specs(models)
+def test_an_entry_becomes_a_spec() -> None:
+    (spec,) = tables_of([entry(GOOD | {"overlap": "2 hours"})]).specs.values()
     assert (spec.name, spec.key, spec.overlap) == ("shop.orders", ("id",), timedelta(hours=2))
     assert (spec.raw_schema, spec.watermark_key) == ("raw_shop", "watermark__shop__orders")
+    assert spec.task_group == "shop.orders"
 
 
 @pytest.mark.parametrize(
@@ -59,60 +54,69 @@ def test_an_entry_becomes_a_spec(models: Path) -> None:
         ("key: [id], cursor: u, columns: {a: drop}", "columns.a is 'drop'", "write one of 'omit', 'hash' or 'text'"),
         ("key: [id], cursor: u, drift: stop", "drift is 'stop'", "write one of 'evolve' or 'freeze'"),
         ("key: [id], cursor: u, table: x", "unknown key 'table'", "remove it"),
+        ("", "needs key and cursor", "add `key:` and `cursor:`"),
+        ("1: 2", "Keys should be strings", ""),
     ],
 )
-def test_a_broken_entry_names_file_table_and_remedy(models: Path, extract: str, problem: str, remedy: str) -> None:
-    write(models, extract)
-    with pytest.raises(ConfigError) as raised:
-        load_specs(models)
-    message = str(raised.value)
+def test_a_broken_entry_names_file_table_and_remedy(extract: str, problem: str, remedy: str) -> None:
+    broken = entry(yaml.safe_load(f"{{{extract}}}"))
+    message = problem_of(tables_of([broken, entry(table="good")]))
     assert message.startswith("dbt/models/_sources.yml: table shop.orders: ")
     assert problem in message and remedy in message and "\n" not in message
 
 
-def test_a_table_listed_twice(models: Path) -> None:
-    write(models, "key: [id], cursor: u")
-    write(models, "key: [id], cursor: u", "more.yml")
-    with pytest.raises(ConfigError, match="more.yml: table shop.orders is listed twice; remove one"):
-        load_specs(models)
+@pytest.mark.parametrize("extract", [True, "yes", [1], 3])
+def test_an_extract_that_has_no_keys(extract: Any) -> None:
+    message = problem_of(tables_of([entry(extract), entry(table="good")]))
+    assert "`config.meta.extract` is" in message and "write `key:` and `cursor:` below it" in message
 
 
-def test_two_tables_that_would_share_a_variable(models: Path) -> None:
-    entry = (
-        "{{name: {}, schema: raw_{}, tables: [{{name: {}, config: {{meta: {{extract: {{key: id, cursor: u}}}}}}}}]}}"
+def test_a_table_that_a_package_lists_too() -> None:
+    other = entry(unique_id="source.pkg.shop.orders", file="package pkg, models/more.yml")
+    tables = tables_of([entry(), other])
+    assert [spec.name for spec in tables.specs.values()] == ["shop.orders"] == tables.names
+    assert "package pkg, models/more.yml: table shop.orders: a package lists it too; remove `extract`" in (
+        tables.problems["source.pkg.shop.orders"].sentence
     )
-    sources = ", ".join(entry.format(*names) for names in (("a", "a", "b__c"), ("a__b", "a__b", "c")))
-    (models / "s.yml").write_text(f"sources: [{sources}]")
-    with pytest.raises(ConfigError, match="a__b.c and a.b__c would share the Variable watermark__a__b__c; rename"):
-        load_specs(models)
 
 
-def test_a_name_that_postgres_would_cut_off(models: Path) -> None:
-    write(models, "key: id, cursor: u")
-    text = (models / "_sources.yml").read_text()
-    (models / "_sources.yml").write_text(text.replace("name: orders", f"name: {'ö' * 32}"))
-    with pytest.raises(ConfigError, match="longer than PostgreSQL's 63 bytes; choose a shorter `name:`"):
-        load_specs(models)
+def test_two_tables_that_would_share_a_variable() -> None:
+    tables = tables_of([entry(source="a", table="b__c"), entry(source="a__b", table="c")])
+    assert list(tables.specs) == ["source.elt.a.b__c"]
+    assert "it and a.b__c would share the Variable watermark__a__b__c; rename one" in (
+        tables.problems["source.elt.a__b.c"].sentence
+    )
+    assert tables.names == ["a.b__c", "a__b.c"]
 
 
-def test_an_entry_without_extract(models: Path) -> None:
-    (models / "s.yml").write_text("sources: [{name: shop, schema: raw_shop, tables: [{name: orders}]}]")
-    with pytest.raises(ConfigError, match="s.yml: table shop.orders: `config.meta.extract` is missing; add it"):
-        load_specs(models)
+def test_a_name_that_postgres_would_cut_off() -> None:
+    table = "ö" * 32
+    message = problem_of(tables_of([entry(table=table), entry(table="good")]), f"source.elt.shop.{table}")
+    assert "longer than PostgreSQL's 63 bytes; choose a shorter `name:`" in message
 
 
-def test_a_source_in_another_schema(models: Path) -> None:
-    (models / "s.yml").write_text("sources: [{name: shop, schema: public, tables: []}]")
-    with pytest.raises(ConfigError, match="source 'shop' has schema 'public'; set `schema: raw_shop`"):
-        load_specs(models)
+def test_a_name_that_airflow_would_refuse() -> None:
+    (spec, other) = tables_of([entry(table="Order Details"), entry(table="Order_Details")]).specs.values()
+    assert spec.name == "shop.Order Details" and " " not in spec.watermark_key + spec.task_group
+    assert other.watermark_key == "watermark__shop__Order_Details" and other.task_group == "shop.Order_Details"
+    assert spec.watermark_key.startswith(other.watermark_key) and spec.task_group.startswith(other.task_group)
 
 
-def test_broken_yaml(models: Path) -> None:
-    (models / "s.yml").write_text("sources: [")
-    with pytest.raises(ConfigError, match="s.yml: not valid YAML"):
-        load_specs(models)
+def test_a_source_to_load_in_another_schema() -> None:
+    message = problem_of(tables_of([entry(schema="public"), entry(table="good")]))
+    assert "source 'shop' has schema 'public'; set `schema: raw_shop`, where its tables are loaded, or" in message
 
 
-def test_no_source_at_all(models: Path) -> None:
-    with pytest.raises(ConfigError, match="no dbt source lists a table"):
-        load_specs(models)
+def test_a_table_that_dbt_would_read_under_another_name() -> None:
+    message = problem_of(tables_of([entry(identifier="tbl_orders"), entry(table="good")]))
+    assert "dbt reads it as 'tbl_orders', but it is loaded as 'orders'; move `identifier:` below `extract:`" in message
+
+
+def test_no_source_at_all() -> None:
+    assert tables_of([]) == Tables({}, {}) and tables_of([]).names == []
+
+
+def test_a_problem_is_of_the_table_that_has_it() -> None:
+    tables = tables_of([entry({}), entry(table="good")])
+    assert tables.problems["source.elt.shop.orders"] == Problem("shop.orders", problem_of(tables))
+    assert tables.names == ["shop.good", "shop.orders"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -16,8 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 from psycopg.conninfo import conninfo_to_dict
 
-from include.dbt_project import MODELS_DIR
-from include.sources import load_specs
+from include.sources import Problem, load_specs, load_tables
 from tests.conftest import Postgres
 
 PAGE = "/pipeline-health/"
@@ -117,7 +116,7 @@ def test_before_the_first_load_every_table_is_listed(
     server: TestClient, metadata: None, databases: dict[str, str]
 ) -> None:
     shown = page(server).text
-    for spec in load_specs(MODELS_DIR):
+    for spec in load_specs():
         assert f"{spec.name}</a>" in shown
     assert shown.count("never loaded") == 4 and "nobody</span>" in shown
     assert "1 min 15 s" in shown and "/dags/elt_pipeline/runs/manual__2026-01-01T00%3A00%3A00%2B00%3A00/tasks/" in shown
@@ -160,7 +159,7 @@ def test_a_task_has_failed_until_a_newer_run_has_done_it() -> None:
         failures = [Failure(run_id, task_id, state=state) for task_id in task_ids]
         return Run(run_id, "running", None, None, failures, set(succeeded.split()), None)
 
-    orders = next(spec for spec in load_specs(MODELS_DIR) if spec.name == "shop.orders")
+    orders = next(spec for spec in load_specs() if spec.name == "shop.orders")
     oldest = run("1", "failed", "shop.orders.extract", "shop.orders.unique_id", "shop.order_items.extract")
     older = run("2", "failed", "shop.orders.unique_id", succeeded="shop.orders.extract")
     retried = run("3", "up_for_retry", "shop.orders.load", succeeded="shop.products.load")
@@ -215,11 +214,16 @@ def test_a_connection_that_nobody_can_read_is_a_sentence(
     assert page(server).text.count("the API server has no such connection, or cannot read it") == 1
 
 
-def test_a_broken_source_entry_is_a_sentence(
-    server: TestClient, databases: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_broken_source_entry_is_a_sentence_and_takes_no_other_table_away(
+    server: TestClient, databases: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("include.health_page.MODELS_DIR", tmp_path)
-    assert "no dbt source lists a table; add one" in page(server).text
+    sentence = "dbt/models/_sources.yml: table shop.visits: mode 'incremental' needs key; add `key:`"
+    listed = load_tables()
+    broken = listed._replace(problems={"source.elt.shop.visits": Problem("shop.visits", sentence)})
+    monkeypatch.setattr("include.health_page.load_tables", lambda: broken)
+    shown = html.unescape(page(server).text)
+    assert sentence in shown and "shop.orders" in shown
+    assert sentence in html.unescape(page(server, f"{PAGE}tables/shop.visits").text)
 
 
 def test_a_table_that_no_source_lists_is_not_found(server: TestClient, databases: dict[str, str]) -> None:
