@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from hashlib import md5
 from typing import Any, Literal, Self, get_args, get_type_hints
 
 from include.buckets import Buckets
+from include.server import Server
 
 Mode = Literal["first", "incremental", "full", "window", "repair"]
 """`first`: no earlier load. `incremental`: from the watermark on. `full`: every row again. `window`: a backfill.
@@ -35,10 +37,16 @@ class _Message:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         hints = get_type_hints(cls)
-        instants = {name for name, hint in hints.items() if datetime in (hint, *get_args(hint))}
+        made: dict[type, Callable[[Any], Any]] = {datetime: datetime.fromisoformat, Server: lambda of: Server(**of)}
+        makers = {
+            name: make
+            for name, hint in hints.items()
+            for type_, make in made.items()
+            if type_ in (hint, *get_args(hint))
+        }
         return cls(
             **{
-                key: datetime.fromisoformat(value) if key in instants and value is not None else value
+                key: makers[key](value) if key in makers and value is not None else value
                 for key, value in values.items()
             }
         )
@@ -53,12 +61,14 @@ class Horizon(_Message):
         read_at: The source's clock at that moment.
         may_advance: False while a transaction is open whose start is not shown, as a prepared one's.
         held_by: Who holds the horizon back, for the log; None where nobody does.
+        server: Where it was read: what it says holds there alone.
     """
 
     at: datetime
     read_at: datetime
     may_advance: bool = True
     held_by: str | None = None
+    server: Server | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +112,7 @@ class Part(_Message):
         entry: Digest of what the table's entry said of reading, which the load has to find again.
         added: Columns that raw lacked when the table was looked at; None where there was no raw table.
         ranges: How many parts the extraction has; `number` counts them from 0.
+        begun_on: The horizon's server, on which every part has to be read.
     """
 
     source: str
@@ -121,6 +132,7 @@ class Part(_Message):
     added: tuple[str, ...] | None
     number: int
     ranges: int
+    begun_on: Server | None = field(default=None, kw_only=True)
 
     @property
     def window(self) -> Window:
@@ -135,6 +147,9 @@ class Staged:
         snapshot_xmax: With `snapshot_running`, the snapshot's place in the order of the source's snapshots.
         copy_format: `binary` or `text`, in which the rows travelled.
         staged_at: When all were staged, by the warehouse's clock.
+        server: Where it was read, as it was when the snapshot was taken.
+        lost: What shows that the source may have lost what earlier loads read; then every row was read or compared.
+        lost_since: Instant of the first load that may have read what is lost; None where there is none.
     """
 
     snapshot_xmax: int
@@ -143,6 +158,9 @@ class Staged:
     bytes_extracted: int
     copy_format: str
     staged_at: datetime
+    server: Server | None = field(default=None, kw_only=True)
+    lost: str | None = field(default=None, kw_only=True)
+    lost_since: datetime | None = field(default=None, kw_only=True)
 
     @property
     def place(self) -> tuple[int, int]:

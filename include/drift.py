@@ -24,6 +24,7 @@ from include.sessions import Connection, relation_text
 from include.sources import LOADED_COLUMNS, TableSpec
 from include.sql import statement
 from include.state import ledger
+from include.state.lineage import Loss
 
 log = structlog.get_logger(__name__)
 
@@ -79,7 +80,9 @@ class Examined:
     has_raw: bool
 
 
-def examine(source: Connection, warehouse: Connection, spec: TableSpec, window: Window) -> Examined:
+def examine(
+    source: Connection, warehouse: Connection, spec: TableSpec, window: Window, loss: Loss | None = None
+) -> Examined:
     """Look at the source table, its raw table and what the ledger remembers; changes nothing.
 
     Args:
@@ -87,6 +90,7 @@ def examine(source: Connection, warehouse: Connection, spec: TableSpec, window: 
         warehouse: A pinned session of the loader role, on a warehouse that has the ledger.
         spec: The table.
         window: What is about to be read; a table that was created again is none to stop at where that is every row.
+        loss: What the source may have lost; where it is another one, earlier numbers of tables and columns say nothing.
 
     Raises:
         ConfigError, TerminalError: the table is not as declared, or the warehouse lacks a type.
@@ -99,7 +103,7 @@ def examine(source: Connection, warehouse: Connection, spec: TableSpec, window: 
     raw = raw_columns(warehouse, spec)
     drift = Drift(labels=tuple(each for statements in labels.values() for each in statements))
     if raw:
-        last = ledger.last_shape(warehouse, spec)
+        last = None if loss and loss.is_elsewhere else ledger.last_shape(warehouse, spec)
         if last:
             _refuse_new_identity(spec, last, shape, raw, window.reads_all)
         refuse_other_key(spec, raw)

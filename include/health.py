@@ -62,6 +62,7 @@ class Source:
         lag: How far that is behind the source's clock.
         holders: Rows of open_transactions.sql: who holds it there.
         problem: Why nothing is known.
+        not_known: What the role may not ask of it, and what nothing tells then.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Source:
     lag: timedelta | None = None
     holders: Sequence[Any] = ()
     problem: str | None = None
+    not_known: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ def read_source(connection: Connection, name: str) -> Source:
         return Source(name, problem=str(error))
     with connection.cursor(row_factory=namedtuple_row) as cursor:
         holders = cursor.execute(statement("open_transactions")).fetchall()
-    return Source(name, horizon.at, horizon.read_at - horizon.at, holders)
+    not_known = horizon.server.unknown if horizon.server else ()
+    return Source(name, horizon.at, horizon.read_at - horizon.at, holders, not_known=not_known)
 
 
 def committed_before(warehouse: Connection, run_ids: Sequence[str]) -> dict[str, dict[str, datetime]]:

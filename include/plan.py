@@ -14,10 +14,12 @@ from include.drift import Examined, examine
 from include.errors import PipelineError
 from include.extract.ranges import count_for
 from include.extract.rows import in_window, rows_of
+from include.server import expect, server_of
 from include.sessions import Connection, relation_text
 from include.sources import TableSpec
 from include.sql import statement
 from include.state import ledger
+from include.state.lineage import find_loss
 from include.watermark import next_window
 
 
@@ -55,8 +57,12 @@ def plan_table(
     plan = Plan(spec.name, problems=_missing_privileges(warehouse, spec))
     try:
         window = next_window(spec, variable, ledger.standing_mark(warehouse, spec), horizon)
-        found = examine(source, warehouse, spec, window)
-        window = found.drift.follow(window)
+        server = expect(server_of(source), horizon.server, spec.source)
+        loss = find_loss(warehouse, spec, server) if columns_of(warehouse, spec.raw_schema, spec.table) else None
+        found = examine(source, warehouse, spec, window, loss)
+        window = window if loss else found.drift.follow(window)
+        if loss:
+            plan.steps.append(("source", f"{loss.what}: every row is compared"))
         plan.steps.append(("window", describe(spec, window)))
         query = rows_of(spec, found.columns, in_window(spec, window))
         rows = estimated_rows(source, query)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from psycopg import sql
 
 from include.buckets import WHOLE, Buckets, Side, compare
@@ -12,9 +14,14 @@ from include.sources import TableSpec
 
 
 def differing_buckets(
-    source: Connection, warehouse: Connection, spec: TableSpec, columns: tuple[Column, ...], staging: sql.Identifier
+    source: Connection,
+    warehouse: Connection,
+    spec: TableSpec,
+    columns: tuple[Column, ...],
+    content: Sequence[str],
+    staging: sql.Identifier,
 ) -> Buckets:
-    """The buckets in which keys and cursors of the source are not those that raw will have after this load.
+    """The buckets in which some columns of the source are not what raw will have after this load.
 
     A key that changed shows like a row deleted and one inserted; a table that was truncated and loaded again shows
     whichever cursors its rows came back with. Where more than half of the buckets differ, all of them are returned.
@@ -24,14 +31,14 @@ def differing_buckets(
         warehouse: In the transaction that staged the window.
         spec: An incremental table.
         columns: Of the source.
+        content: Names of what is compared: the key and the cursor, unless more may have changed.
         staging: Where the window's rows are.
     """
-    seen = (*spec.key, spec.cursor or "")
-    if not set(seen) <= {column.name for column in columns_of(warehouse, spec.raw_schema, spec.table)}:
+    if not set(content) <= {column.name for column in columns_of(warehouse, spec.raw_schema, spec.table)}:
         return WHOLE
     ours = Side(source, rows_of(spec, columns))
-    theirs = Side(warehouse, _raw_after_load(warehouse, spec, seen, staging))
-    found = compare(ours, theirs, spec.key, seen).differing
+    theirs = Side(warehouse, _raw_after_load(warehouse, spec, tuple(content), staging))
+    found = compare(ours, theirs, spec.key, content).differing
     return WHOLE if 2 * len(found.numbers) > found.count else found
 
 

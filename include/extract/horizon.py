@@ -15,6 +15,7 @@ from psycopg.rows import namedtuple_row
 
 from include.batch import Horizon, to_text
 from include.errors import TerminalError
+from include.server import server_of
 from include.sessions import Connection
 from include.sql import statement
 
@@ -54,6 +55,10 @@ def read_horizon(connection: Connection, source: str) -> Horizon:
             f"track_activities is off; run there as superuser: alter role {row.hidden_role} in database {database} set "
             "track_activities = on, and have it connect again"
         )
+    # After the horizon: whoever is promoted in between is told from the server that it was read on.
+    server = server_of(connection)
+    if server.unknown:
+        log.warning("the role may not ask the source who it is", source=source, not_known=server.unknown)
     say = log.bind(source=source, horizon=to_text(row.at))
     holder = _holder(row)
     if row.has_prepared:
@@ -65,7 +70,7 @@ def read_horizon(connection: Connection, source: str) -> Horizon:
     else:
         say.info("horizon read")
     may_advance = not row.has_prepared and not row.undated_pid
-    return Horizon(row.at, row.read_at, may_advance=may_advance, held_by=holder)
+    return Horizon(row.at, row.read_at, may_advance=may_advance, held_by=holder, server=server)
 
 
 def _holder(row: Any) -> str | None:

@@ -9,7 +9,7 @@ from datetime import datetime
 import structlog
 from psycopg import sql
 from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedFunction, UndefinedTable
-from psycopg.rows import class_row
+from psycopg.rows import dict_row
 
 from include.batch import Batch, Horizon, Part, Staged, Window, digest, to_text
 from include.buckets import WHOLE, Buckets
@@ -20,21 +20,24 @@ from include.extract.deletes import differing_buckets
 from include.extract.ranges import find_bounds, in_range
 from include.extract.rows import in_window, instant, rows_of
 from include.extract.stream import Copied, copy_format, stream
+from include.server import Server, expect, is_durable, server_of
 from include.sessions import Connection, identifiers, lock_table, relation_text, snapshot
 from include.sources import TableSpec
 from include.sql import statement
 from include.state import extractions
+from include.state.lineage import Loss, find_loss
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """A read snapshot's place among the source's snapshots, and the source's clock when it was taken."""
+    """A read snapshot's place among the source's snapshots, the source's clock when it was taken, and the source."""
 
     snapshot_xmax: int
     snapshot_running: int
     taken_at: datetime
+    server: Server
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def begin_extraction(source: Connection, warehouse: Connection, request: Request
     Raises:
         TerminalError: table, privilege, type or cursor is not as declared, or changed in a way that needs a person;
             nothing was written.
+        TransientError: the session is on a standby, or on another server than the horizon's.
         psycopg.OperationalError: a server or the network failed; trying again helps.
     """
     spec = request.spec
@@ -84,9 +88,12 @@ def begin_extraction(source: Connection, warehouse: Connection, request: Request
         # Where there is no such table, or no right to it, `examine` says so better.
         with suppress(UndefinedTable, InvalidSchemaName, InsufficientPrivilege):
             lock_table(source, spec.schema_name, spec.identifier)
-        found = examine(source, warehouse, spec, request.window)
+        server = expect(server_of(source), request.horizon.server, spec.source)
+        loss = find_loss(warehouse, spec, server)
+        found = examine(source, warehouse, spec, request.window, loss)
         _follow(warehouse, spec, found.drift)
-        window = found.drift.follow(request.window)
+        # Every row is compared, in all columns.
+        window = request.window if loss else found.drift.follow(request.window)
         bounds = find_bounds(source, spec, found.columns) if window.reads_all else []
     # A part of the table: what this saw of the table's shape, the next run from the watermark has to see for itself.
     shape = None if window.mode in ("window", "repair") else found.shape
@@ -113,6 +120,7 @@ def begin_extraction(source: Connection, warehouse: Connection, request: Request
         added=tuple(column.name for column in found.drift.added) if found.has_raw else None,
         number=0,
         ranges=len(bounds) + 1,
+        begun_on=request.horizon.server,
     )
     return [replace(first, number=number) for number in range(first.ranges)]
 
@@ -157,7 +165,8 @@ def _stage_part(
     bounds: extractions.Bounds,
 ) -> tuple[Staged, Buckets | None]:
     """Stream the part's rows into staging; what was staged, and the buckets held whole."""
-    seen = take_snapshot(source, spec)
+    seen = take_snapshot(source, spec, part.begun_on)
+    loss = find_loss(warehouse, spec, seen.server) if window.mode != "repair" else None
     columns = source_columns(source, spec)
     names, form = [column.name for column in columns], copy_format(column.type for column in columns)
     if check_types(source, warehouse, spec, columns) or digest(shape_of(source, spec, columns)) != part.shape:
@@ -179,8 +188,9 @@ def _stage_part(
     copied, held = copy(wanted), window.buckets
     if window.reads_all:
         held = WHOLE
-    elif window.mode == "incremental" and spec.deletes == "soft":
-        differing = differing_buckets(source, warehouse, spec, columns, staging)
+    elif window.mode == "incremental" and (loss or spec.deletes == "soft"):
+        content = names if loss else [*spec.key, spec.cursor or ""]
+        differing = differing_buckets(source, warehouse, spec, columns, content, staging)
         if differing.numbers:
             held = differing
             copied += copy(sql.SQL("{} and ({}) is not true").format(held.condition(identifiers(spec.key)), wanted))
@@ -188,7 +198,28 @@ def _stage_part(
         _refuse_key_twice(source, warehouse, spec, staging)
     if window.mode == "incremental":
         _warn_of_future_cursors(warehouse, spec, staging, seen)
-    return Staged(seen.snapshot_xmax, seen.snapshot_running, copied.rows, copied.bytes, form, _now(warehouse)), held
+    staged = Staged(
+        seen.snapshot_xmax,
+        seen.snapshot_running,
+        copied.rows,
+        copied.bytes,
+        form,
+        _now(warehouse),
+        server=replace(seen.server, is_durable=is_durable(source, seen.server)),
+    )
+    if not loss or window.mode == "window":
+        return staged, held
+    _say_loss(spec, loss, copied.rows)
+    return replace(staged, lost=loss.what, lost_since=loss.since), held
+
+
+def _say_loss(spec: TableSpec, loss: Loss, rows: int) -> None:
+    log.warning(
+        "the source may have lost what was loaded: every row is compared",
+        table=spec.name,
+        why=loss.what,
+        rows_read=rows,
+    )
 
 
 def _follow(warehouse: Connection, spec: TableSpec, drift: Drift) -> None:
@@ -225,13 +256,17 @@ def _mark(spec: TableSpec, request: Request, window: Window, now: datetime) -> d
     return window.mark and min(window.mark, now)
 
 
-def take_snapshot(source: Connection, spec: TableSpec) -> _Snapshot:
-    """Lock the table, then take the snapshot; has to come first in its transaction."""
+def take_snapshot(source: Connection, spec: TableSpec, begun_on: Server | None = None) -> _Snapshot:
+    """Lock the table, then take the snapshot; has to come first in its transaction.
+
+    Raises:
+        TransientError: the session is on a standby, or on another server than the run began on.
+    """
     lock_table(source, spec.schema_name, spec.identifier)
-    with source.cursor(row_factory=class_row(_Snapshot)) as cursor:
+    with source.cursor(row_factory=dict_row) as cursor:
         seen = cursor.execute(statement("snapshot")).fetchone()
     assert seen is not None
-    return seen
+    return _Snapshot(**seen, server=expect(server_of(source), begun_on, spec.source))
 
 
 def _refuse_null_cursors(

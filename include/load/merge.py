@@ -90,11 +90,14 @@ def upsert(connection: Connection, load: Load, newer: list[datetime]) -> Counts:
 
 
 def soft_delete(connection: Connection, load: Load, held: Buckets, newer: list[datetime]) -> int:
-    """Mark rows of buckets that were read whole, and in which the read did not find them."""
+    """Mark rows of buckets that were read whole, and in which the read did not find them.
+
+    Where deletes are ignored, only what a load may have brought that the source has lost since.
+    """
     query = sql.SQL(
         """
         update {raw} as old set _deleted_at = {loaded_at}, _loaded_at = {loaded_at}, _run_id = {run_id}
-        where old._deleted_at is null and {not_newer} and {in_buckets}
+        where old._deleted_at is null and {not_newer} and {since} and {in_buckets}
             and not exists (select 1 from {staging} as new where {same_key})
     """
     )
@@ -104,6 +107,7 @@ def soft_delete(connection: Connection, load: Load, held: Buckets, newer: list[d
             loaded_at=sql.Literal(load.loaded_at),
             run_id=sql.Literal(load.batch.run_id),
             not_newer=_not_newer(newer),
+            since=sql.SQL("true") if load.spec.deletes == "soft" else _since(load.batch.lost_since),
             in_buckets=held.condition(identifiers(load.spec.key, sql.SQL("old."))),
             staging=load.staging,
             same_key=same_key(connection, load.spec),
@@ -156,7 +160,7 @@ def refuse_known_keys(connection: Connection, load: Load, newer: list[datetime],
 
     Args:
         connection: In the load's transaction.
-        load: Not of all rows, which are followed.
+        load: Not of all rows, which are followed. A row that its source lost is no longer known.
         newer: Stamps of rows that newer snapshots brought: theirs count.
         filled: Columns that raw got after its first rows: NULL there is no content.
 
@@ -170,7 +174,7 @@ def refuse_known_keys(connection: Connection, load: Load, newer: list[datetime],
     query = sql.SQL(
         """
         select row({key})::text, count(*) over () from {staging} as new join {raw} as old on {same_key}
-        where (row({known})::record *<> row({new})::record or old._deleted_at is not null) and {not_newer}
+        where row({known})::record *<> row({new})::record and old._deleted_at is null and {not_newer}
         order by new.{first} limit 1
     """
     ).format(
@@ -230,6 +234,10 @@ def _by_index(connection: Connection, load: Load) -> Iterator[None]:
     connection.execute("set local enable_hashjoin = off; set local enable_mergejoin = off")
     yield
     connection.execute("set local enable_hashjoin to default; set local enable_mergejoin to default")
+
+
+def _since(instant: datetime | None) -> sql.Composable:
+    return sql.SQL("old._loaded_at >= {}").format(sql.Literal(instant)) if instant else sql.SQL("false")
 
 
 def _not_newer(newer: list[datetime]) -> sql.Composable:

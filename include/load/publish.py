@@ -10,17 +10,18 @@ from datetime import datetime
 import structlog
 from psycopg import errors, sql
 from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
 
 from include.batch import Batch, LoadResult, digest
 from include.catalog import Column, columns_of, estimated_rows, raw_columns
 from include.drift import Drift, add_column, change_type, compare, refuse_other_key, views_on
 from include.errors import DriftError, TerminalError
 from include.load.merge import SMALL_SHARE, Counts, Load, refuse_known_keys, replace_all, soft_delete, upsert
-from include.load.order import OtherLoad, newer_loads
+from include.load.order import OtherLoad, newer_loads, overlapping_loads
 from include.sessions import Connection, identifiers, relation_text
 from include.sources import TableSpec
 from include.sql import statement
-from include.state import extractions, ledger
+from include.state import extractions, ledger, lineage
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +49,17 @@ def load_batch(connection: Connection, spec: TableSpec, *parts: Batch) -> LoadRe
     parts = tuple(sorted((part for part in parts if part.extraction_id == extraction), key=lambda part: part.place))
     rows, size = (sum(getattr(part, name) for part in parts) for name in ("rows_extracted", "bytes_extracted"))
     staged_at = max(part.staged_at for part in parts)
-    batch = replace(parts[0], rows_extracted=rows, bytes_extracted=size, staged_at=staged_at)
+    server, is_of_one_server = lineage.server_of_parts([part.server for part in parts])
+    lost_since = min((part.lost_since for part in parts if part.lost_since), default=None)
+    batch = replace(
+        parts[0],
+        rows_extracted=rows,
+        bytes_extracted=size,
+        staged_at=staged_at,
+        server=server,
+        lost=next((part.lost for part in parts if part.lost), None),
+        lost_since=lost_since,
+    )
     with _readable_key_errors(spec), connection.transaction():
         ledger.lock(connection, spec.name)
         earlier = _find_load(connection, batch)
@@ -56,7 +67,9 @@ def load_batch(connection: Connection, spec: TableSpec, *parts: Batch) -> LoadRe
             log.info("this batch was loaded before: nothing to do", table=spec.name)
             return earlier
         _refuse_another_entry(spec, batch)
-        newer = newer_loads(connection, spec, batch)
+        others = overlapping_loads(connection, spec, batch)
+        newer = newer_loads(spec, batch, others)
+        is_of_one_server = is_of_one_server and lineage.stays_one(connection, spec, batch, others)
         if newer:
             extractions.forget_shape(connection, batch)
         columns = _staged_columns(connection, spec, parts)
@@ -73,7 +86,11 @@ def load_batch(connection: Connection, spec: TableSpec, *parts: Batch) -> LoadRe
         else:
             _refuse_a_part_as_the_whole(connection, load, newer)
             counts = _adopt(connection, load)
-        _record(connection, load, counts)
+        _record(connection, load, counts, is_of_one_server)
+    if batch.lost:
+        log.warning(
+            "raw is what the source has, after it may have lost rows", table=spec.name, why=batch.lost, **vars(counts)
+        )
     if counts.inserted + counts.updated >= ANALYZE_FROM_ROWS:
         _analyze(connection, load, counts.inserted + counts.updated)
     result = _find_load(connection, batch)
@@ -155,12 +172,12 @@ def _merge(connection: Connection, load: Load, raw: tuple[Column, ...], newer: l
     """Bring raw to what the batch shows, changing only rows that differ."""
     refuse_other_key(load.spec, raw)
     _evolve(connection, load.spec, _drift_since_the_look(load, raw))
-    if load.spec.mode == "append" and load.batch.mode in ("incremental", "window"):
+    if load.spec.mode == "append" and load.batch.mode in ("incremental", "window") and not load.batch.lost:
         refuse_known_keys(connection, load, newer, ledger.later_columns(connection, load.spec, load.names))
     if load.spec.key:
         counts = upsert(connection, load, newer)
         held = extractions.held_buckets(connection, load.batch.extraction_id)
-        if held and load.spec.deletes == "soft":
+        if held and (load.spec.deletes == "soft" or load.batch.lost_since):
             counts = replace(counts, deleted=soft_delete(connection, load, held, newer))
     else:
         counts = replace_all(connection, load)
@@ -215,7 +232,7 @@ def _analyze(connection: Connection, load: Load, changed: int) -> None:
         connection.execute(sql.SQL("analyze {} {}").format(load.raw, columns))
 
 
-def _record(connection: Connection, load: Load, counts: Counts) -> None:
+def _record(connection: Connection, load: Load, counts: Counts, is_of_one_server: bool) -> None:
     last = ledger.last_mark(connection, load.spec) if load.batch.mark else None
     values = {
         **vars(load.batch),
@@ -228,6 +245,8 @@ def _record(connection: Connection, load: Load, counts: Counts) -> None:
         "rows_updated": counts.updated,
         "rows_deleted": counts.deleted,
         "loaded_at": load.loaded_at,
+        "source_server": load.batch.server and Jsonb(vars(load.batch.server)),
+        "is_of_one_server": is_of_one_server,
     }
     connection.execute(statement("record_load"), values)
     connection.execute("delete from _elt.extraction where extraction_id = %s", (load.batch.extraction_id,))

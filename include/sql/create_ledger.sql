@@ -55,7 +55,13 @@ alter table _elt.load_ledger add column if not exists oldest_running integer;
 alter table _elt.load_ledger add column if not exists staged_at timestamptz;
 alter table _elt.extraction add column if not exists source_shape jsonb;
 alter table _elt.extraction add column if not exists rewound_at timestamptz;
+alter table _elt.load_ledger add column if not exists source_server jsonb;
+alter table _elt.load_ledger add column if not exists is_of_one_server boolean;
 
+comment on column _elt.load_ledger.source_server is
+'The source as the load''s snapshot saw it: cluster, timeline, start, place in the log. Null: an earlier version.';
+comment on column _elt.load_ledger.is_of_one_server is
+'False: raw may hold what that source has lost, or never had; the next run from the watermark compares every row.';
 comment on column _elt.load_ledger.source_shape is
 'The source table as this load saw it: number, columns, and what of its entry says how to read it. Null: a backfill.';
 
@@ -75,6 +81,9 @@ create table if not exists _elt.extraction_range (
 );
 
 alter table _elt.extraction_range add column if not exists staged_at timestamptz;
+alter table _elt.extraction_range add column if not exists server jsonb;
+alter table _elt.extraction_range add column if not exists lost text;
+alter table _elt.extraction_range add column if not exists lost_since timestamptz;
 
 -- Again where _elt.extraction was dropped alone. What it leaves behind keeps its numbers from being drawn again.
 alter table _elt.extraction_range drop constraint if exists extraction_range_extraction_id_fkey;

@@ -10,6 +10,7 @@ select
     coalesce(oldest_running, snapshot_running) as oldest_running,
     started_at,
     staged_at,
-    loaded_at
+    loaded_at,
+    source_server
 from _elt.load_ledger
 where source = %(source)s and table_name = %(table)s and load_id > %(after_load_id)s

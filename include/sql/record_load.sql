@@ -13,7 +13,7 @@ insert into _elt.load_ledger (
     extraction_id, source, table_name, run_id, mode, window_start, window_end, horizon, mark, watermark_before,
     snapshot_xmax, snapshot_running, oldest_xmax, oldest_running, rows_extracted, bytes_extracted,
     rows_inserted, rows_updated, rows_deleted, started_at, staged_at, loaded_at, copy_format,
-    source_shape, watermark_published_at
+    source_server, is_of_one_server, source_shape, watermark_published_at
 )
 values (
     %(extraction_id)s, %(source)s, %(table)s, %(run_id)s, %(mode)s, %(window_start)s, %(window_end)s, %(horizon)s,
@@ -22,6 +22,8 @@ values (
     %(rows_inserted)s, %(rows_updated)s, %(rows_deleted)s, %(started_at)s, %(staged_at)s,
     %(loaded_at)s,
     %(copy_format)s,
+    %(source_server)s,
+    %(is_of_one_server)s,
     (select source_shape from begun),
     (select rewound_at from begun)
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +19,7 @@ from psycopg.types.json import Jsonb
 from include.batch import Part, Staged
 from include.buckets import Buckets
 from include.errors import TerminalError
+from include.server import Server
 from include.sessions import Connection
 from include.sources import TableSpec
 from include.sql import statement
@@ -82,7 +83,7 @@ def claim(connection: Connection, spec: TableSpec, part: Part) -> tuple[Bounds, 
     """
     query = """
         select lower_key, upper_key, snapshot_xmax, snapshot_running, rows_extracted, bytes_extracted, copy_format,
-            staged_at
+            staged_at, server, lost, lost_since
         from _elt.extraction_range as part join _elt.extraction using (extraction_id)
         where extraction_id = %(extraction_id)s and number = %(number)s
             and source = %(source)s and table_name = %(table)s and run_id = %(run_id)s
@@ -94,7 +95,10 @@ def claim(connection: Connection, spec: TableSpec, part: Part) -> tuple[Bounds, 
             f"{spec.name}: what it was to read is loaded, or a later attempt has taken over; this one stops without a "
             f"change; to read the table again, clear its {spec.first_task} task"
         )
-    return row[:2], None if row[2] is None else Staged(*row[2:])
+    if row[2] is None:
+        return row[:2], None
+    server, lost, lost_since = row[8:]
+    return row[:2], Staged(*row[2:8], server=server and Server(**server), lost=lost, lost_since=lost_since)
 
 
 def record(connection: Connection, part: Part, staged: Staged, held: Buckets | None) -> None:
@@ -107,12 +111,21 @@ def record(connection: Connection, part: Part, staged: Staged, held: Buckets | N
         held: Buckets of which every row is staged.
     """
     query = """
-        update _elt.extraction_range set snapshot_xmax = %s, snapshot_running = %s, rows_extracted = %s,
-            bytes_extracted = %s, copy_format = %s, staged_at = %s, bucket_count = %s, buckets = %s
-        where extraction_id = %s and number = %s
+        update _elt.extraction_range set snapshot_xmax = %(snapshot_xmax)s, snapshot_running = %(snapshot_running)s,
+            rows_extracted = %(rows_extracted)s, bytes_extracted = %(bytes_extracted)s, copy_format = %(copy_format)s,
+            staged_at = %(staged_at)s, bucket_count = %(bucket_count)s, buckets = %(buckets)s, server = %(server)s,
+            lost = %(lost)s, lost_since = %(lost_since)s
+        where extraction_id = %(extraction_id)s and number = %(number)s
     """
-    buckets = (held.count, list(held.numbers)) if held else (None, None)
-    connection.execute(query, (*astuple(staged), *buckets, part.extraction_id, part.number))
+    values = {
+        **vars(staged),
+        "server": staged.server and Jsonb(vars(staged.server)),
+        "bucket_count": held.count if held else None,
+        "buckets": list(held.numbers) if held else None,
+        "extraction_id": part.extraction_id,
+        "number": part.number,
+    }
+    connection.execute(query, values)
 
 
 def forget_shape(connection: Connection, part: Part) -> None:

@@ -76,7 +76,7 @@ class World:
 
     def __post_init__(self) -> None:
         for side in SIDES:
-            self.ports[side] = _free_port()
+            self.ports[side] = free_port()
             server = EmbeddedPostgres(self.folder / side, self.ports[side], SETTINGS | SETTINGS_OF[side]).start()
             self.servers[side], self.admin_dsns[side] = server, server.superuser_dsn(side)
 
@@ -160,6 +160,6 @@ class World:
         self.servers[side].start()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Below the ports that the system hands to clients: one of those could take it while the server is down."""
     return next(port for port in random.SystemRandom().sample(range(20000, 32000), 200) if is_free(port))

@@ -110,6 +110,17 @@ def test_without_the_privilege_to_see_it_says_so(pipeline: Pipeline) -> None:
     assert "grant pg_read_all_stats" in str(found.problem) and found.horizon is None
 
 
+def test_what_a_role_may_not_ask_of_the_source_is_named(pipeline: Pipeline) -> None:
+    assert health.read_source(pipeline.source, "shop").not_known == []
+    pipeline.app.execute("revoke execute on function pg_control_system() from public; drop role if exists curious")
+    pipeline.app.execute("create role curious in role pg_read_all_stats")
+    with psycopg.connect(pipeline.source_dsn, autocommit=True) as connection:
+        connection.execute("set role curious")
+        (said,) = health.read_source(pin(connection, read_only=True), "shop").not_known
+    pipeline.app.execute("drop role curious")
+    assert said == "pg_control_system(): nothing tells a source that was built anew from one that restarted"
+
+
 def test_only_runs_that_read_up_to_their_horizon_have_a_latency(pipeline: Pipeline) -> None:
     spec, window = pipeline.spec(), health.watermark.Window("window", None, None, mark=None)
     pipeline.insert(1)
