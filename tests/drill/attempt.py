@@ -98,7 +98,8 @@ class Attempt:
         structlog.contextvars.bind_contextvars(run=self.run.run_id, task=self.task, pid=os.getpid())
         for side in SIDES:
             if self.fault and self.fault.kind == f"cut {side}":
-                self.proxies[side] = Proxy(self.world.ports[side])
+                address = self.world.address(side)
+                self.proxies[side] = Proxy(lambda: address)
             port = self.proxies[side].port if side in self.proxies else None
             os.environ[f"AIRFLOW_CONN_{side.upper()}"] = self.world.task_dsn(side, port)
         store, run, pin = self.world.store, self.run, tasks.pin

@@ -111,6 +111,19 @@ def regressions(world: World) -> list[str]:
     )
 
 
+def phantoms(spec: TableSpec, lost: set[bytes], source: dict[bytes, int], raw: dict[bytes, int]) -> list[str]:
+    """Rows that the source has lost, with the transactions that had inserted them, and raw still shows."""
+    kept = (lost & raw.keys()) - source.keys()
+    return (
+        [f"raw shows {len(kept)} rows of {spec.table} that the source had lost: {min(kept).decode()}"] if kept else []
+    )
+
+
+def forget_regressions(world: World) -> None:
+    """After raw has followed a source that went back."""
+    world.ask(WAREHOUSE, lambda connection: connection.execute("truncate drill.regressions"))
+
+
 def at_quiescence(world: World, specs: list[TableSpec]) -> list[str]:
     """Nothing writes, nothing runs, a last run has ended: raw equals source, and nothing is left lying about."""
     problems = regressions(world)

@@ -10,9 +10,10 @@ from typing import Any
 from psycopg import sql
 
 from include import tasks
-from include.extract import horizon
+from include.extract import horizon, table
 from include.extract.horizon import read_horizon
 from include.load import publish
+from include.server import Server
 from tests.drill.attempt import replace
 from tests.drill.schedule import Plan
 
@@ -80,9 +81,40 @@ def row_security_on() -> None:
     replace(tasks, "pin", mutant)
 
 
+def standby_taken_for_the_primary() -> None:
+    """Ask who is there for the horizon alone. A standby that lags shows fewer rows than the mark promises."""
+    replace(table, "expect", lambda now, *_: now)
+
+
+def lost_rows_stay() -> None:
+    """Mend what the source has, and leave what it has lost where `deletes` are ignored."""
+    find_loss = table.find_loss
+
+    def mutant(*given: Any) -> Any:
+        loss = find_loss(*given)
+        return loss and changed(loss, since=None)
+
+    replace(table, "find_loss", mutant)
+
+
+def restart_is_nothing() -> None:
+    """Compare place in the log and transaction number alone. Soon after a crash both are larger again."""
+    contradicts = Server.contradicts
+
+    def mutant(now: Server, before: Server) -> str | None:
+        return contradicts(changed(now, started_at=before.started_at), before)
+
+    replace(Server, "contradicts", mutant)
+
+
+def any_server_will_do() -> None:
+    """Tell tables by their OIDs, which repeat where the same script makes a source anew."""
+    replace(table, "find_loss", lambda *_: None)
+
+
 ONE_RUN, TWO_RUNS = {"one_run": 1.0}, {"two_runs": 1.0}
 
-LOST = r"lost \d+ rows|not in raw"
+LOST, PHANTOM = r"lost \d+ rows|not in raw", "that the source had lost"
 
 
 @dataclass(frozen=True)
@@ -110,5 +142,17 @@ MUTANTS = {
     ),
     "row-level policy hides rows": Mutant(
         Plan(120, ("orders",), {"hidden_rows": 1.0}, {}, 0, row_security_on), f"should have said|{LOST}"
+    ),
+    "standby taken for the primary": Mutant(
+        Plan(120, ("orders",), {"moving_front": 1.0}, {}, 0, standby_taken_for_the_primary), LOST
+    ),
+    "rows that the source lost stay": Mutant(
+        Plan(120, ("orders", "unstamped"), {"failover": 1.0}, {}, 0, lost_rows_stay), PHANTOM
+    ),
+    "a restart loses nothing": Mutant(
+        Plan(120, ("orders",), {"async_crash": 1.0}, {}, 0, restart_is_nothing), f"{PHANTOM}|{LOST}"
+    ),
+    "any server will do": Mutant(
+        Plan(120, ("orders",), {"made_anew": 1.0}, {}, 0, any_server_will_do, made_anew=True), f"{PHANTOM}|{LOST}"
     ),
 }

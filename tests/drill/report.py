@@ -31,6 +31,8 @@ def table(tally: Tally, seed: str, minutes: float) -> str:
         ("seed", f"{seed}, {minutes:.1f} minutes"),
         ("schedules", f"{tally.schedules}, each on fresh databases, ended by a comparison byte for byte"),
         ("runs", f"{tally.runs.total()}: {tally.runs['green']} green, {tally.runs['red']} red as they should be"),
+        ("scenes", ", ".join(f"{name} {count}" for name, count in sorted(tally.scenes.items()))),
+        ("behind a front that moves", f"{tally.behind_a_front['green']} runs green, {tally.behind_a_front['red']} red"),
         ("source changes", f"{tally.changes:,} rows"),
         ("rows moved", f"{tally.rows['extracted']:,} extracted, {tally.rows['changed']:,} changed in raw"),
         ("kills", f"{kills(tally):,}"),

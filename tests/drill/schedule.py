@@ -18,6 +18,7 @@ import psycopg
 from include.batch import to_text
 from include.local.databases import SOURCE, WAREHOUSE
 from include.sources import TableSpec
+from tests import clusters
 from tests.drill import invariants, writers
 from tests.drill.attempt import Run
 from tests.drill.runs import KINDS, Runs, Tally
@@ -39,6 +40,7 @@ class Plan:
         faults: Weights of the kinds of fault.
         intensity: Share of attempts that meet a fault.
         mutate: Breaks the product in each attempt, to see whether the drill notices.
+        made_anew: Begins with a new cluster of the source: one that is made later repeats its OIDs.
     """
 
     seconds: float = 20
@@ -46,12 +48,14 @@ class Plan:
     scenes: dict[str, float] = field(
         default_factory=lambda: {
             "one_run": 6, "two_runs": 2, "backfill_beside": 2, "window_by_hand": 1, "full_refresh": 1, "person": 2,
-            "hidden_rows": 0.5, "frozen_columns": 0.5,
+            "hidden_rows": 0.5, "frozen_columns": 0.5, "moving_front": 0.6, "failover": 0.3, "async_crash": 0.5,
+            "made_anew": 0.3,
         }  # fmt: skip
     )
     faults: dict[str, float] = field(default_factory=lambda: KINDS)
     intensity: float = 0.5
     mutate: Callable[[], None] | None = None
+    made_anew: bool = False
 
 
 class Schedule:
@@ -71,7 +75,7 @@ class Schedule:
 
     async def play(self) -> list[str]:
         """Play it to its end, or to its first violation; returns the violations."""
-        self.world.fresh()
+        self.world.fresh(made_anew=self.plan.made_anew)
         self.tally.changes += writers.fill(self.world.app_dsn, self.specs)
         changes, looks = FORK.Array("q", 3, lock=False), FORK.Value("q", 0, lock=False)
         seen = self.world.folder / "seen"
@@ -112,7 +116,9 @@ class Schedule:
         end = time.monotonic() + self.plan.seconds
         scenes, weights = list(self.plan.scenes), list(self.plan.scenes.values())
         while time.monotonic() < end and not self.runs.violations and not seen.exists():
-            await getattr(self, self.rng.choices(scenes, weights)[0])()
+            scene = self.rng.choices(scenes, weights)[0]
+            await getattr(self, scene)()
+            self.tally.scenes[scene] += 1
 
     async def _settle(self) -> None:
         """Silence: prepared transactions end, zombies wake; one run without faults, and raw has to equal the source."""
@@ -192,6 +198,78 @@ class Schedule:
                 alter.format("add column if not exists frozen int"),
                 alter.format("drop column if exists frozen"),
             )
+
+    async def moving_front(self) -> None:
+        """Tasks come to the primary or to a standby that lags behind it, as it happens."""
+        refusal = "is a hot standby"  # of the horizon alone, which is not tried again
+        self.world.follow()
+        self.runs.expected_refusals.add(refusal)
+        moving = asyncio.create_task(self._move_front())
+        green = await self.runs.run(self._scheduled(), self.specs)
+        moving.cancel()
+        self.tally.behind_a_front["green" if green else "red"] += 1
+        self.world.reading.lead_to(self.world.ports[SOURCE])
+        await self.runs.end()
+        self.runs.expected_refusals.discard(refusal)
+
+    async def _move_front(self) -> None:
+        assert self.world.standby is not None
+        while True:
+            self.world.reading.lead_to(self.rng.choice((self.world.ports[SOURCE], self.world.standby.port)))
+            await asyncio.sleep(self.rng.uniform(0.02, 0.5))
+
+    async def failover(self) -> None:
+        """The primary dies; a standby takes over that had not received everything."""
+        await self.runs.end()
+        clusters.cut_off(self.world.follow())
+        await self.one_run()
+        await self._go_back(self.world.take_over)
+
+    async def async_crash(self) -> None:
+        """Commits that do not wait for the disk are read, and lost in a crash."""
+        set_ = "alter system set synchronous_commit = off; alter system set wal_writer_delay = '10s'"
+        await self._configure(*set_.split("; "))
+        await self.one_run()
+        await self._go_back(self.world.crash)
+        await self._configure("alter system reset synchronous_commit", "alter system reset wal_writer_delay")
+
+    async def made_anew(self) -> None:
+        """The source is another cluster, with the same tables and other rows."""
+        await self.one_run()
+        await self._go_back(lambda: self.world.make_anew(lambda dsn: writers.fill(dsn, self.specs, later=7)))
+
+    async def _configure(self, *statements: str) -> None:
+        for statement in (*statements, "select pg_reload_conf()"):
+            self.world.ask(SOURCE, lambda connection: connection.execute(statement))
+
+    async def _go_back(self, change: Callable[[], None]) -> None:
+        """Have the source lose commits while nobody writes or reads; a calm run later raw has to equal it."""
+        await self.runs.end()
+        self._let_writers(False)
+        before = invariants.versions(self.world, SOURCE, self.specs)
+        change()
+        after = invariants.versions(self.world, SOURCE, self.specs)
+        self.runs.went_back = True
+        self._let_writers(True)
+        await asyncio.sleep(self.rng.uniform(0.3, 1.0))  # numbers and log go on, perhaps beyond where they were
+        self._let_writers(False)
+        self._end_prepared()
+        if await self.runs.run(self._scheduled(), self.specs, calm=True):
+            source, raw = (invariants.versions(self.world, side, self.specs) for side in (SOURCE, WAREHOUSE))
+            for spec in self.specs:
+                lost = before[spec.table].keys() - after[spec.table].keys()
+                self.runs.violations += invariants.phantoms(spec, lost, source[spec.table], raw[spec.table])
+            invariants.forget_regressions(self.world)
+            self.runs.violations += invariants.at_quiescence(self.world, self.specs)
+        else:
+            self.runs.violations.append("a run without faults or writers was red, after the source went back")
+        self.runs.went_back = False
+        self._let_writers(True)
+
+    def _let_writers(self, may_write: bool) -> None:
+        self.world.writing.lead_to(self.world.ports[SOURCE] if may_write else 0)
+        if not may_write:
+            self.world.ask(SOURCE, lambda connection: connection.execute(CUT_WRITERS_OFF))
 
     async def _refused(self, refusal: str, change: str, undo: str) -> None:
         """Change the source in a way that the next run has to refuse, for that run."""

@@ -29,12 +29,22 @@ def test_too_few_minutes_are_refused_before_anything_starts(
     assert f"error: MINUTES={minutes} is for the mutants alone" in capsys.readouterr().err
 
 
+def test_a_scene_that_there_is_not_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(world, "World", lambda _: pytest.fail("it began"))
+    assert asyncio.run(drill._drill(tmp_path, seed="1", minutes=5, only=None, scene="quiet")) == 1
+    assert "there is no SCENE=quiet; there are one_run, " in capsys.readouterr().err
+
+
 class NoServers:
     def __init__(self, folder: Path) -> None:
         self.servers: dict[str, object] = {}
         (folder / "tasks.log").touch()
 
     def fresh(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Played:

@@ -16,7 +16,7 @@ from include.sources import TableSpec
 from tests.conftest import Postgres
 from tests.drill import invariants
 from tests.drill.attempt import statement_name
-from tests.drill.proxy import Proxy
+from tests.drill.proxy import Front, Proxy
 from tests.drill.world import HERE
 
 MARK = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -97,6 +97,13 @@ def test_half_of_a_pair_is_seen(raw: psycopg.Connection) -> None:
     assert raw.execute(broken).fetchone() == ([1],)
 
 
+def test_a_row_that_the_source_lost_is_a_phantom_unless_it_came_again() -> None:
+    lost, raw = {b"1/0", b"2/0", b"3/0"}, {b"1/0": 4, b"2/0": 5, b"9/0": 1}
+    (said,) = invariants.phantoms(spec(), lost, {b"2/0": 6}, raw)
+    assert said == "raw shows 1 rows of t that the source had lost: 1/0"
+    assert invariants.phantoms(spec(), lost, {b"1/0": 7, b"2/0": 6}, raw) == []
+
+
 def test_a_step_has_one_name_for_every_table(raw: psycopg.Connection) -> None:
     names = {statement_name(raw, sql.SQL("copy {} from stdin").format(sql.Identifier("s", t))) for t in ("a", "b")}
     assert names == {"warehouse: copy … from stdin"}
@@ -105,7 +112,7 @@ def test_a_step_has_one_name_for_every_table(raw: psycopg.Connection) -> None:
 def test_the_proxy_cuts_after_so_many_bytes() -> None:
     server = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=lambda: server.accept()[0].sendall(b"x" * 1000), daemon=True).start()
-    proxy = Proxy(server.getsockname()[1])
+    proxy = Proxy(lambda: server.getsockname()[1])
     proxy.cut(after_bytes=300)
     with socket.create_connection(("127.0.0.1", proxy.port)) as client:
         received = b""
@@ -113,3 +120,24 @@ def test_the_proxy_cuts_after_so_many_bytes() -> None:
             while block := client.recv(1000):
                 received += block
     assert len(received) <= 300
+
+
+def test_a_front_leads_each_connection_to_the_server_of_its_moment() -> None:
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    for name, server in zip((b"one", b"two"), servers):
+        threading.Thread(target=_greet, args=(server, name), daemon=True).start()
+    front = Front(servers[0].getsockname()[1])
+    try:
+        said = []
+        for port in (*(server.getsockname()[1] for server in servers), 0):
+            front.lead_to(port)
+            with socket.create_connection(("127.0.0.1", front.port)) as client:
+                said.append(client.recv(10))
+        assert said == [b"one", b"two", b""]
+    finally:
+        front.close()
+
+
+def _greet(server: socket.socket, name: bytes) -> None:
+    with server.accept()[0] as client:
+        client.sendall(name)

@@ -257,8 +257,8 @@ WAYS = {
 """How transactions begin, wait and end, and how often."""
 
 
-def fill(dsn: str, specs: list[TableSpec]) -> int:
-    """Give every table its first rows; returns their number."""
+def fill(dsn: str, specs: list[TableSpec], later: int = 0) -> int:
+    """Give every table its first rows, `later` pairs later; returns their number."""
     with psycopg.connect(dsn, options=BERLIN, autocommit=True) as connection:
         changed = 0
         for spec in specs:
@@ -266,7 +266,8 @@ def fill(dsn: str, specs: list[TableSpec]) -> int:
             query = f"""
                 insert into {spec.table} (pair, half, amount, body, updated_at)
                 select pair, half, (1 - 2 * half) * pair, {body}, now() - interval '1 hour'
-                from generate_series(1, {count}) as pair cross join (values (0), (1)) as halves (half)"""
+                from generate_series({1 + later}, {count + later}) as pair
+                cross join (values (0), (1)) as halves (half)"""
             changed += connection.execute(query).rowcount
     return changed
 

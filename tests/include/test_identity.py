@@ -18,8 +18,8 @@ from include.reconcile import reconcile
 from include.server import PARTS, Server, server_of
 from include.sessions import pin
 from include.sources import TableSpec
+from tests import clusters
 from tests.conftest import Postgres, SystemPostgres, system_programs
-from tests.include import clusters
 from tests.include.conftest import Pipeline, between
 
 ROWS = 2_000
@@ -29,6 +29,8 @@ SCRIPT = """
     create table notes (id bigint, amount numeric, updated_at timestamptz not null default now());
     create table whole (id bigint primary key, amount numeric, updated_at timestamptz not null default now());
 """
+# No commit that does not ask for it reaches the disk within a test.
+SETTINGS = {"fsync": "off", "wal_writer_delay": "10s", "shared_buffers": "32MB"}
 TABLES = ("orders", "events", "notes", "whole")
 KINDS = {"embedded": EmbeddedPostgres, "system": SystemPostgres}
 
@@ -41,9 +43,25 @@ def kind(request: pytest.FixtureRequest) -> type[EmbeddedPostgres]:
     return KINDS[request.param]
 
 
+def new_cluster(kind: type[EmbeddedPostgres], folder: Path, name: str) -> EmbeddedPostgres:
+    """With an empty database of the name that all have."""
+    server = clusters.new_cluster(kind, folder, name, SETTINGS)
+    with clusters.admin(server, "postgres") as connection:
+        connection.execute(f"create database {clusters.DATABASE}")
+    return server
+
+
+def move_to(pipeline: Pipeline, server: EmbeddedPostgres) -> None:
+    """The source's address leads to another server from now on."""
+    for connection in (pipeline.app, pipeline.source):
+        connection.close()
+    pipeline.source_dsn = server.superuser_dsn(clusters.DATABASE)
+    pipeline.app, pipeline.source = clusters.admin(server), pipeline.connect_source()
+
+
 @pytest.fixture
 def primary(kind: type[EmbeddedPostgres], folder: Path) -> Iterator[EmbeddedPostgres]:
-    server = clusters.new_cluster(kind, folder, "primary")
+    server = new_cluster(kind, folder, "primary")
     yield server
     server.remove()
 
@@ -116,7 +134,7 @@ def test_a_lagging_standby_in_mid_run_is_refused_whoever_meets_it(
     pipeline.insert(*range(ROWS + 1, ROWS + 51))
     horizon, parts = pipeline.horizon(), pipeline.cut(ranged)
     before = pipeline.raw("select max(mark), count(*) from _elt.load_ledger")
-    clusters.move_to(pipeline, standby)
+    move_to(pipeline, standby)
     for read in (
         lambda: pipeline.extract(spec, horizon=horizon),
         lambda: pipeline.cut(ranged, horizon=horizon),
@@ -127,7 +145,7 @@ def test_a_lagging_standby_in_mid_run_is_refused_whoever_meets_it(
             read()
     assert "is a standby here" in str(plan_table(pipeline.source, pipeline.warehouse, spec, horizon, None).problems)
     assert pipeline.raw("select max(mark), count(*) from _elt.load_ledger") == before
-    clusters.move_to(pipeline, primary)
+    move_to(pipeline, primary)
     assert pipeline.run(spec, horizon=horizon).rows_inserted == 50
     pipeline.load(ranged, *(pipeline.read(ranged, part) for part in parts))
     pipeline.assert_equal(table="whole")
@@ -142,7 +160,7 @@ def test_a_standby_that_was_promoted_in_mid_run_is_another_server(
     horizon, parts = pipeline.horizon(), pipeline.cut(ranged)
     clusters.cut_off(standby)
     clusters.promote(standby)
-    clusters.move_to(pipeline, standby)
+    move_to(pipeline, standby)
     with pytest.raises(TransientError, match=r"another server \(.*timeline 2.*\(.*timeline 1.*clear shop.horizon"):
         pipeline.extract(spec, horizon=horizon)
     with pytest.raises(TransientError, match="another server"):
@@ -162,7 +180,7 @@ def test_what_a_promoted_standby_never_had_is_mended(
             for name in functions:
                 pipeline.app.execute(f"revoke execute on function {name} from public")
         pipeline.app.execute("create role reader login in role pg_read_all_data, pg_read_all_stats")
-        clusters.move_to(pipeline, primary)
+        move_to(pipeline, primary)
         pipeline.source.execute("set role reader")
         with capture_logs() as logs:
             pipeline.horizon()
@@ -174,7 +192,7 @@ def test_what_a_promoted_standby_never_had_is_mended(
     change(pipeline.app, 9001, 9002, 9003)
     run_all(pipeline)
     clusters.promote(standby)
-    clusters.move_to(pipeline, standby)
+    move_to(pipeline, standby)
     if withheld:
         pipeline.source.execute("set role reader")
     for table in TABLES:
@@ -203,7 +221,7 @@ def test_what_a_promoted_standby_never_had_is_mended(
 def test_what_a_crash_took_after_it_was_read_is_mended(pipeline: Pipeline, primary: EmbeddedPostgres) -> None:
     """`synchronous_commit = off` in the source: read within the moment before the disk had it."""
     clusters.lose(primary, lambda connection: change(connection, 9001, 9002), lambda: run_all(pipeline))
-    clusters.move_to(pipeline, primary)
+    move_to(pipeline, primary)
     assert pipeline.app.execute("select count(*) from orders").fetchone() == (ROWS,), "the crash lost nothing"
     # Numbers and log are far beyond by the time of the next run.
     for _ in range(20):
@@ -220,7 +238,7 @@ def test_a_quiet_restart_takes_no_row_away(pipeline: Pipeline, primary: Embedded
     run_all(pipeline)
     primary.stop()
     primary.start()
-    clusters.move_to(pipeline, primary)
+    move_to(pipeline, primary)
     with capture_logs() as logs:
         result = pipeline.run(pipeline.spec())
     assert "it was started anew" in str(logs)
@@ -236,14 +254,14 @@ def test_a_disk_put_back_to_an_earlier_state_is_noticed_when_its_log_is_far_ahea
     primary.stop()
     shutil.copytree(primary.data_dir, kept)
     primary.start()
-    clusters.move_to(pipeline, primary)
+    move_to(pipeline, primary)
     pipeline.app.execute("update orders set amount = -7, updated_at = now() where id < 5")
     run_all(pipeline)
     primary.stop()
     shutil.copytree(kept, primary.data_dir, dirs_exist_ok=True)
     shutil.rmtree(kept)
     primary.start()
-    clusters.move_to(pipeline, primary)
+    move_to(pipeline, primary)
     for _ in range(50):
         pipeline.app.execute("update orders set amount = 8, updated_at = now() where id = 8")
     run_all(pipeline)
@@ -255,9 +273,9 @@ def test_a_source_made_anew_by_the_same_script_is_another_one(
 ) -> None:
     """The OIDs repeat, so it looks like the same tables; every row is another."""
     was = pipeline.app.execute("select 'orders'::regclass::oid").fetchone()
-    rebuilt = clusters.new_cluster(kind, folder, "rebuilt")
+    rebuilt = new_cluster(kind, folder, "rebuilt")
     try:
-        clusters.move_to(pipeline, rebuilt)
+        move_to(pipeline, rebuilt)
         pipeline.app.execute(SCRIPT)
         assert pipeline.app.execute("select 'orders'::regclass::oid").fetchone() == was
         for table in TABLES:
@@ -286,7 +304,7 @@ def test_what_was_read_before_a_failover_does_not_replace_what_was_read_after(
         pipeline.app.execute("update orders set amount = -2, updated_at = now() where id = 2")
     slow = pipeline.extract(spec, run_id="slow")
     clusters.promote(standby)
-    clusters.move_to(pipeline, standby)
+    move_to(pipeline, standby)
     pipeline.app.execute("update orders set amount = 3, updated_at = now() where id = 2")
     fast = pipeline.extract(spec, run_id="fast")
     assert fast.snapshot_xmax < slow.snapshot_xmax
@@ -299,7 +317,7 @@ def test_what_was_read_before_a_failover_does_not_replace_what_was_read_after(
 def test_a_backfill_does_not_stand_for_the_comparison(pipeline: Pipeline, primary: EmbeddedPostgres) -> None:
     spec = pipeline.spec()
     clusters.lose(primary, lambda connection: change(connection, 9001), lambda: pipeline.run(spec))
-    clusters.move_to(pipeline, primary)
+    move_to(pipeline, primary)
     day = replace(pipeline.extract(spec).window, mode="window", mark=None)
     pipeline.run(spec, window=day)
     assert pipeline.raw("select is_of_one_server from _elt.load_ledger order by load_id desc limit 1") == [(False,)]
@@ -318,7 +336,7 @@ def test_ranges_of_before_and_after_a_crash_are_compared_by_the_next_run(
         lambda connection: connection.execute("insert into whole values (-5, 1)"),
         lambda: read.append(pipeline.read(ranged, parts[0])),
     )
-    clusters.move_to(pipeline, primary)
+    move_to(pipeline, primary)
     pipeline.load(ranged, *read, *(pipeline.read(ranged, part) for part in parts[1:]))
     pipeline.run(pipeline.spec("whole", mode="full", cursor=None))
     pipeline.assert_equal(table="whole")
