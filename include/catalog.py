@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -14,7 +14,6 @@ from include.errors import ConfigError, DriftError, TerminalError
 from include.sessions import Connection, relation_text
 from include.sources import LOADED_COLUMNS, TableSpec
 from include.sql import statement
-
 
 MAX_COLUMNS = 1600
 """PostgreSQL's limit; columns that were dropped count too."""
@@ -263,12 +262,38 @@ def _quoted(text: str) -> str:
     return sql.Literal(text).as_string()
 
 
+def refuse_foreign(warehouse: Connection, schemas: Sequence[str], *relations: tuple[str, str]) -> None:
+    """Refuse to use what belongs to another role than the loader trusts: its code would run with the loader's rights.
+
+    Args:
+        warehouse: A session of the loader role.
+        schemas: Names of schemas.
+        relations: Tables, as schema and name. What does not exist is nobody's.
+
+    Raises:
+        TerminalError: names what belongs to whom, and what to do.
+    """
+    values = {
+        "schemas": list(schemas),
+        "in_schemas": [schema for schema, _ in relations],
+        "tables": [table for _, table in relations],
+    }
+    found = warehouse.execute(statement("foreign"), values).fetchone()
+    if found:
+        raise TerminalError(
+            f"{found[0]}, whose code would run with the rights of {warehouse.info.user}; run in the warehouse: "
+            f"{found[1]}; then clear this task"
+        )
+
+
 def raw_columns(warehouse: Connection, spec: TableSpec) -> tuple[Column, ...]:
     """Columns of the raw table; empty where there is none yet.
 
     Raises:
         ConfigError: something else has its name.
+        TerminalError: it, its schema or code of it belongs to a stranger.
     """
+    refuse_foreign(warehouse, [spec.raw_schema], (spec.raw_schema, spec.table))
     columns = columns_of(warehouse, spec.raw_schema, spec.table)
     if columns and not set(LOADED_COLUMNS) <= {column.name for column in columns}:
         raise ConfigError(

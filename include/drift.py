@@ -170,7 +170,7 @@ def change_type(spec: TableSpec, column: Column) -> sql.Composed:
 
 
 def views_on(warehouse: Connection, spec: TableSpec, column: Column) -> tuple[list[str], bool]:
-    """The views that use a column of raw, and whether the function that changes a column beneath them is at hand."""
+    """The views that use a column of raw, and whether they and all above them can be lifted while it changes."""
     values = {"relation": relation_text(spec.raw_schema, spec.table), "column_name": column.name}
     row = warehouse.execute(statement("views_on"), values).fetchone()
     assert row is not None
@@ -300,8 +300,8 @@ def _has_rows_before(source: Connection, spec: TableSpec, partition: str, window
 def _refuse_blocked(warehouse: Connection, spec: TableSpec, drift: Drift) -> None:
     """PostgreSQL changes no column that a view uses."""
     for column in drift.widened:
-        views, can_change = views_on(warehouse, spec, column)
-        if views and not can_change:
+        views, can_lift = views_on(warehouse, spec, column)
+        if views and not can_lift:
             raise DriftError(
                 f"{spec.name}: column {column.name!r} became {column.type}, and views use it; run in the warehouse: "
                 f"drop view {', '.join(views)} cascade; {change_type(spec, column).as_string()}; "

@@ -121,18 +121,15 @@ def _missing_index(source: Connection, spec: TableSpec, cursor: str) -> list[str
 
 
 def _missing_privileges(warehouse: Connection, spec: TableSpec) -> list[str]:
-    schema, relation = sql.Identifier(spec.raw_schema).as_string(), relation_text(spec.raw_schema, spec.table)
+    schema = sql.Identifier(spec.raw_schema).as_string()
     with warehouse.cursor(row_factory=namedtuple_row) as cursor:
-        may = cursor.execute(statement("loader_privileges"), {"schema": schema, "relation": relation}).fetchone()
+        may = cursor.execute(statement("loader_privileges"), {"schema": schema}).fetchone()
     assert may is not None
     role = sql.Identifier(warehouse.info.user).as_string()
-    database = sql.Identifier(warehouse.info.dbname).as_string()
     remedies = []
-    if None in (may.may_use_elt, may.may_use_schema) and not may.may_create_schemas:
-        remedies.append(f"grant create on database {database} to {role}")
-    for name, granted in (("_elt", may.may_use_elt), (schema, may.may_use_schema)):
-        if granted is False:
-            remedies.append(f"grant usage, create on schema {name} to {role}")
-    if may.may_alter_table is False:
-        remedies.append(f"alter table {relation} owner to {role}")
+    for name, granted in ((ledger.SCHEMA, may.may_use_elt), (spec.raw_schema, may.may_use_schema)):
+        if granted is None and not may.may_create_schemas:
+            remedies.append(ledger.schema_creation(name, warehouse.info.user))
+        elif granted is False:
+            remedies.append(f"grant usage, create on schema {sql.Identifier(name).as_string()} to {role}")
     return [f"a privilege is missing; run in the warehouse: {remedy}" for remedy in remedies]

@@ -20,7 +20,7 @@ from psycopg.rows import args_row
 
 from include.batch import LoadResult, Window
 from include.buckets import Buckets, Side, bucket_of, compare, digest_of
-from include.catalog import Column, columns_of, source_columns
+from include.catalog import Column, raw_columns, source_columns
 from include.errors import ConfigError, TerminalError
 from include.extract.horizon import read_horizon
 from include.extract.rows import in_window, rows_of
@@ -114,7 +114,7 @@ def reconcile(source: Connection, warehouse: Connection, spec: TableSpec) -> Rep
     with snapshot(warehouse), snapshot(source):
         # Raw before the source: what a load brings in between is newer than the ledger seen here, so not settled.
         settled = _settled_window(warehouse, spec)
-        raw = {column.name for column in columns_of(warehouse, spec.raw_schema, spec.table)}
+        raw = {column.name for column in raw_columns(warehouse, spec)}
         take_snapshot(source, spec)
         columns = tuple(column for column in source_columns(source, spec) if column.name in raw)
         ours, theirs = Side(source, rows_of(spec, columns)), Side(warehouse, _living(spec, columns))

@@ -74,7 +74,7 @@ def load_batch(connection: Connection, spec: TableSpec, *parts: Batch) -> LoadRe
             extractions.forget_shape(connection, batch)
         columns = _staged_columns(connection, spec, parts)
         load = Load(spec, batch, parts[-1], columns, _next_loaded_at(connection, spec))
-        raw = raw_columns(connection, spec)
+        raw = _hold_raw(connection, spec)
         if raw and any(other.covers(batch) for other in newer):
             log.info("a newer load has read all that this one did: nothing to add", table=spec.name)
             connection.execute(sql.SQL("drop table {}").format(load.staging))
@@ -126,6 +126,15 @@ def _staged_columns(connection: Connection, spec: TableSpec, parts: Sequence[Bat
     return columns
 
 
+def _hold_raw(connection: Connection, spec: TableSpec) -> tuple[Column, ...]:
+    """The raw table's columns, in a table to which nobody attaches code until the load is over."""
+    if raw_columns(connection, spec):
+        connection.execute(
+            sql.SQL("lock table {} in row exclusive mode").format(sql.Identifier(spec.raw_schema, spec.table))
+        )
+    return raw_columns(connection, spec)
+
+
 def _next_loaded_at(connection: Connection, spec: TableSpec) -> datetime:
     row = connection.execute(statement("next_loaded_at"), {"source": spec.source, "table": spec.table}).fetchone()
     assert row is not None
@@ -161,6 +170,9 @@ def _adopt(connection: Connection, load: Load) -> Counts:
     connection.execute(sql.SQL("alter table {} set schema {}").format(load.staging, schema))
     moved = sql.Identifier(load.spec.raw_schema, f"staging_{load.batch.extraction_id}")
     connection.execute(sql.SQL("alter table {} rename to {}").format(moved, name))
+    relation = relation_text(load.spec.raw_schema, load.spec.table)
+    for (granted,) in connection.execute(statement("default_grants"), {"relation": relation}).fetchall():
+        connection.execute(granted)
     if load.spec.key:
         connection.execute(statement("memory_for_key"))
         key = sql.SQL("alter table {} add primary key ({})")
@@ -212,13 +224,15 @@ def _evolve(connection: Connection, spec: TableSpec, drift: Drift) -> None:
         log.warning(
             "column added to raw; older rows hold NULL until a full refresh", table=spec.name, column=column.name
         )
+    below_views = [column.name for column in drift.widened if views_on(connection, spec, column)[0]]
+    if below_views:
+        relation = relation_text(spec.raw_schema, spec.table)
+        connection.execute("select _elt.lift_views(%s::regclass, %s)", (relation, below_views))
     for column in drift.widened:
-        if views_on(connection, spec, column)[0]:
-            values = (relation_text(spec.raw_schema, spec.table), column.name, column.type)
-            connection.execute("select _elt.change_column_type(%s::regclass, %s, %s)", values)
-        else:
-            connection.execute(change_type(spec, column))
+        connection.execute(change_type(spec, column))
         log.warning("column widened", table=spec.name, column=column.name, type=column.type)
+    if below_views:
+        connection.execute("select _elt.put_views_back()")
 
 
 def _analyze(connection: Connection, load: Load, changed: int) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
+import yaml
 from psycopg import sql
 
+from include.errors import PipelineError
 from include.local.errors import LocalError
 from include.local.servers import EmbeddedPostgres
 
@@ -50,8 +54,30 @@ def provision(server: EmbeddedPostgres, passwords: dict[str, str]) -> None:
     for name, script in ((SOURCE, "source"), (WAREHOUSE, "warehouse")):
         statements = (Path(__file__).parent / "sql" / f"{script}.sql").read_text(encoding="utf-8")
         with psycopg.connect(server.superuser_dsn(name)) as connection:
+            for setting, schemas in _schemas().items():
+                connection.execute("select set_config(%s, %s, true)", (setting, ",".join(schemas)))
             connection.execute(statements)
     with psycopg.connect(server.superuser_dsn("postgres")) as connection:
         for role in ROLES:
             alter = sql.SQL("alter role {} password {}")
             connection.execute(alter.format(sql.Identifier(role), sql.Literal(passwords[role])))
+
+
+def _schemas() -> dict[str, list[str]]:
+    """The schemas that the project's source entries and dbt_project.yml name, by the setting that tells the script."""
+    from include.dbt_project import MODELS_DIR, PROJECT_DIR
+    from include.sources import load_specs
+
+    with suppress(PipelineError, yaml.YAMLError):  # the DAG, or dbt, says what is wrong
+        raw = {spec.raw_schema for spec in load_specs(MODELS_DIR)}
+        project = yaml.safe_load((PROJECT_DIR / "dbt_project.yml").read_text(encoding="utf-8"))
+        return {"elt.raw_schemas": sorted({"raw_shop"} | raw), "elt.dbt_schemas": sorted(_named_schemas(project))}
+    return {}
+
+
+def _named_schemas(tree: Any) -> set[str]:
+    """Values of `schema` and `+schema` in dbt's configuration that are names as they stand."""
+    if not isinstance(tree, dict):
+        return set()
+    found = {value for key, value in tree.items() if key in ("schema", "+schema") and str(value).isidentifier()}
+    return found.union(*map(_named_schemas, tree.values()))

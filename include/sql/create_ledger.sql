@@ -98,3 +98,20 @@ comment on column _elt.load_ledger.oldest_xmax is
 'With oldest_running, the place of the oldest read snapshot: another one only where the table was read in ranges.';
 comment on column _elt.extraction_range.buckets is
 'Buckets, of bucket_count, of which every row is staged: what raw holds beyond that is gone from the source.';
+
+-- Whoever may use the schema reads the ledger and how far extractions are, but no key, and nothing that is staged.
+do $$
+declare
+    reader regrole;
+begin
+    for reader in
+        select grantee from pg_namespace, aclexplode(nspacl)
+        where oid = '_elt'::regnamespace and privilege_type = 'USAGE'
+            and grantee not in (0, nspowner, current_user::regrole)
+    loop
+        execute format('revoke all on _elt.load_ledger, _elt.extraction, _elt.extraction_range from %s', reader);
+        execute format('grant select on _elt.load_ledger, _elt.extraction to %s', reader);
+        execute format('grant select (extraction_id, number, rows_extracted) on _elt.extraction_range to %s', reader);
+    end loop;
+end
+$$;

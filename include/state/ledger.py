@@ -11,10 +11,10 @@ from typing import Any
 
 import structlog
 from psycopg import sql
-from psycopg.errors import InvalidSchemaName, UndefinedTable
+from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedTable
 from psycopg.rows import class_row
 
-from include.catalog import columns_of
+from include.catalog import raw_columns, refuse_foreign
 from include.errors import TerminalError
 from include.sessions import Connection
 from include.sources import TableSpec
@@ -24,6 +24,7 @@ from include.watermark import LastMark
 log = structlog.get_logger(__name__)
 
 SCHEMA = "_elt"
+TABLES = ("load_ledger", "extraction", "extraction_range")
 
 OLDEST_VERSION = 150_000
 
@@ -53,11 +54,13 @@ def ensure(connection: Connection, raw_schema: str) -> None:
     Sequences that lie behind the ledger's rows are set: no number is drawn twice, and a later one is larger.
 
     Raises:
-        TerminalError: the warehouse is older than PostgreSQL 15, the first with MERGE.
+        TerminalError: the warehouse is older than PostgreSQL 15, the first with MERGE; a schema or a table of the
+            ledger belongs to a stranger; or a schema is missing, and this role may make none.
     """
     if connection.info.server_version < OLDEST_VERSION:
         version = connection.info.parameter_status("server_version")
         raise TerminalError(f"the warehouse is PostgreSQL {version}; 15 or later is needed")
+    refuse_foreign(connection, [SCHEMA, raw_schema], *((SCHEMA, table) for table in TABLES))
     script = statement("create_ledger")
     made_by = f"Made by create_ledger.sql {md5(script.as_bytes(), usedforsecurity=False).hexdigest()}"
     if _is_current(connection, raw_schema, made_by):
@@ -67,17 +70,35 @@ def ensure(connection: Connection, raw_schema: str) -> None:
         for schema in (SCHEMA, raw_schema):
             row = connection.execute("select to_regnamespace(%s)", (sql.Identifier(schema).as_string(),)).fetchone()
             if row is None or row[0] is None:
-                connection.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
+                _create_schema(connection, schema)
         connection.execute(script)
         connection.execute(sql.SQL("comment on table _elt.extraction is {}").format(sql.Literal(made_by)))
         catch_up = sql.SQL("select setval(sequence_name, taken) from ({}) as behind")
         connection.execute(catch_up.format(statement("sequences_behind")))
 
 
+def _create_schema(connection: Connection, schema: str) -> None:
+    """Make a schema, where this role may: with roles of this project's own, who sets them up makes it."""
+    try:
+        connection.execute(sql.SQL("create schema {}").format(sql.Identifier(schema)))
+    except InsufficientPrivilege as error:
+        wanted = schema_creation(schema, connection.info.user)
+        raise TerminalError(
+            f"the warehouse has no schema {schema}, and {connection.info.user} may make none; "
+            f"run there, as its administrator: {wanted}; then clear this task"
+        ) from error
+
+
+def schema_creation(schema: str, role: str) -> str:
+    """The statement that makes a schema of the loader's."""
+    return sql.SQL("create schema {} authorization {}").format(sql.Identifier(schema), sql.Identifier(role)).as_string()
+
+
 def _is_current(connection: Connection, raw_schema: str, made_by: str) -> bool:
     query = sql.SQL(
         "select obj_description('_elt.extraction'::regclass, 'pg_class') = %s and to_regnamespace(%s) is not null "
-        "and not exists ({})"
+        "and not exists ({}) and not exists (select from pg_namespace, aclexplode(nspacl) where nspname = '_elt' and "
+        "privilege_type = 'USAGE' and grantee <> 0 and not has_table_privilege(grantee, '_elt.extraction', 'select'))"
     )
     values = (made_by, sql.Identifier(raw_schema).as_string())
     try:
@@ -106,7 +127,7 @@ def standing_mark(connection: Connection, spec: TableSpec) -> LastMark | None:
 
 def holds_rows(connection: Connection, spec: TableSpec) -> bool:
     """Whether there is a raw table with a row in it."""
-    if not columns_of(connection, spec.raw_schema, spec.table):
+    if not raw_columns(connection, spec):
         return False
     query = sql.SQL("select exists (select from {})").format(sql.Identifier(spec.raw_schema, spec.table))
     row = connection.execute(query).fetchone()

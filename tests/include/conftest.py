@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +17,7 @@ from include.batch import Batch, Horizon, LoadResult, Part, Window
 from include.extract.horizon import read_horizon
 from include.extract.table import Request, begin_extraction, extract_part, extract_table
 from include.load.publish import load_batch
+from include.local.databases import ROLES, provision
 from include.sessions import Connection, pin
 from include.sources import TableSpec
 from include.state import ledger
@@ -144,3 +145,24 @@ def pipeline(postgres: Postgres) -> Iterator[Pipeline]:
             "create table orders (id bigint primary key, amount numeric, updated_at timestamptz not null default now())"
         )
         yield made
+
+
+@pytest.fixture
+def roles(postgres: Postgres) -> Iterator[Callable[[str], psycopg.Connection]]:
+    """The warehouse as `make run` provisions it: sessions as its roles."""
+    provision(postgres.server, dict.fromkeys(ROLES, "secret"))
+    yield lambda role: psycopg.connect(postgres.server.dsn(role, "secret", "warehouse"), autocommit=True)
+    with psycopg.connect(postgres.server.superuser_dsn("postgres"), autocommit=True) as connection:
+        connection.execute("drop database warehouse with (force)")
+
+
+@pytest.fixture
+def least(pipeline: Pipeline, postgres: Postgres, roles: Callable[[str], psycopg.Connection]) -> Iterator[Pipeline]:
+    """A loaded pipeline whose loader owns raw alone, below dbt's views."""
+    with between(pipeline.source_dsn, postgres.server.dsn("raw_loader", "secret", "warehouse")) as least:
+        least.app.execute("alter table orders add n int; insert into orders values (1, 1, now(), 7)")
+        least.run(least.spec())
+        with roles("dbt_transformer") as dbt:
+            dbt.execute("create view staging.a with (security_barrier) as select id, n from raw_shop.orders")
+            dbt.execute("create view marts.b as select id, n + 1 as more from staging.a")
+        yield least

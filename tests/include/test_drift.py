@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,11 +14,10 @@ from include.buckets import WHOLE as WHOLE_BUCKET
 from include.catalog import columns_of
 from include.drift import examine
 from include.errors import DriftError, TerminalError, TransientError
-from include.local.databases import ROLES, provision
 from include.plan import plan_table
 from include.state import ledger
 from tests.conftest import Postgres
-from tests.include.conftest import Pipeline, between
+from tests.include.conftest import Pipeline
 
 WHOLE = Window("full", None, None, None)
 BACKFILL = Window("window", datetime(2026, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC), None)
@@ -519,27 +518,6 @@ def test_a_ledger_of_an_earlier_version_is_brought_up_to_date(loaded: Pipeline) 
     assert ledger.last_shape(loaded.warehouse, loaded.spec()) is not None
 
 
-@pytest.fixture
-def roles(postgres: Postgres) -> Iterator[Callable[[str], psycopg.Connection]]:
-    """The warehouse as `make run` provisions it: sessions as its roles."""
-    provision(postgres.server, dict.fromkeys(ROLES, "secret"))
-    yield lambda role: psycopg.connect(postgres.server.dsn(role, "secret", "warehouse"), autocommit=True)
-    with psycopg.connect(postgres.server.superuser_dsn("postgres"), autocommit=True) as connection:
-        connection.execute("drop database warehouse with (force)")
-
-
-@pytest.fixture
-def least(pipeline: Pipeline, postgres: Postgres, roles: Callable[[str], psycopg.Connection]) -> Iterator[Pipeline]:
-    """A loaded pipeline whose loader owns raw alone, below dbt's views."""
-    with between(pipeline.source_dsn, postgres.server.dsn("raw_loader", "secret", "warehouse")) as least:
-        change(least, "alter table orders add n int; insert into orders values (1, 1, now(), 7)")
-        least.run(least.spec())
-        with roles("dbt_transformer") as dbt:
-            dbt.execute("create view staging.a with (security_barrier) as select id, n from raw_shop.orders")
-            dbt.execute("create view marts.b as select id, n + 1 as more from staging.a")
-        yield least
-
-
 def test_a_column_is_widened_beneath_the_views_of_dbt(
     least: Pipeline, roles: Callable[[str], psycopg.Connection]
 ) -> None:
@@ -547,44 +525,130 @@ def test_a_column_is_widened_beneath_the_views_of_dbt(
     least.run(least.spec())
     with roles("bi_reader") as reader:
         assert reader.execute("select more from marts.b").fetchall() == [(3000000001,)]
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            reader.execute("select _elt.change_column_type('staging.a', 'n', 'bigint')")
     owners = "select relname, relowner::regrole::text, reloptions from pg_class where relname in ('a', 'b') order by 1"
     assert least.raw(owners) == [("a", "dbt_transformer", ["security_barrier=true"]), ("b", "dbt_transformer", None)]
 
 
-def test_the_loader_changes_no_table_of_another(least: Pipeline, roles: Callable[[str], psycopg.Connection]) -> None:
+DESCRIBED = """
+    select relname, relowner::regrole::text, reloptions, obj_description(pg_class.oid, 'pg_class'),
+        array(select acl::text from unnest(relacl) as acl order by 1),
+        array(
+            select concat(attname, attacl, col_description(attrelid, attnum))
+            from pg_attribute where attrelid = pg_class.oid order by attnum
+        ),
+        pg_get_viewdef(pg_class.oid)
+    from pg_class where relname in ('a', 'b', 'c') order by 1
+"""
+
+
+def test_views_come_back_as_they_were(least: Pipeline, roles: Callable[[str], psycopg.Connection]) -> None:
     with roles("dbt_transformer") as dbt:
-        dbt.execute("create table marts.c (n int)")
-    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="does not belong to raw_loader"):
-        least.warehouse.execute(
-            "select _elt.change_column_type(oid::regclass, 'n', 'bigint') from pg_class where relname = 'c'"
+        dbt.execute(
+            """
+            create view marts.c with (check_option = local) as
+                select id, n, 'it''s \\ a' as text, e'\\n' as line, null = n as nothing from raw_shop.orders;
+            grant select on staging.a to bi_reader with grant option;
+            grant select (n), update (id) on staging.a to elt_watcher;
+            revoke all on marts.b from bi_reader;
+            revoke delete on marts.b from dbt_transformer;
+            grant insert on marts.c to public;
+            comment on view staging.a is 'it''s an \\ "a"';
+            comment on column marts.b.more is 'more %s';
+        """
         )
+    before = least.raw(DESCRIBED)
+    change(least, "alter table orders alter n type bigint; update orders set n = 3000000000, updated_at = now()")
+    least.run(least.spec())
+    assert least.raw("select n from raw_shop.orders") == [(3000000000,)]
+    assert least.raw(DESCRIBED) == before
 
 
 @pytest.mark.parametrize(
-    ("trap", "type_name"),
+    "own",
     [
-        ("alter table raw_shop.orders add check (raw_shop.mine(n))", "bigint"),
-        ("create index on raw_shop.orders (raw_shop.mine(n))", "bigint"),
-        ("alter table raw_shop.orders add m boolean generated always as (raw_shop.mine(n)) stored", "bigint"),
-        ("create domain raw_shop.own as bigint check (raw_shop.mine(value::int))", "raw_shop.own"),
+        "create rule own as on insert to marts.b do instead nothing",
+        "alter view marts.b alter more set default 1",
+        "create function marts.f() returns trigger language plpgsql as 'begin return new; end'; "
+        "create trigger own instead of insert on marts.b for each row execute function marts.f()",
+        "create materialized view marts.m as select * from marts.b",
     ],
 )
-def test_the_loader_cannot_lend_itself_the_rights_of_the_function(least: Pipeline, trap: str, type_name: str) -> None:
-    """What the loader wrote must not run with the rights of the function's owner, who is dbt as well."""
-    mine = "create function raw_shop.mine(n int) returns boolean immutable language sql as 'select true'"
-    least.warehouse.execute(mine)
-    least.warehouse.execute(trap)
-    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="has code of its own"):
-        least.warehouse.execute("select _elt.change_column_type('raw_shop.orders', 'n', %s)", (type_name,))
+def test_a_view_with_more_than_a_query_stops_the_table_before_it_is_read(
+    least: Pipeline, roles: Callable[[str], psycopg.Connection], own: str
+) -> None:
+    with roles("dbt_transformer") as dbt:
+        dbt.execute(own)
+    change(least, "alter table orders alter n type bigint")
+    stopped(least, "column 'n' became bigint, and views use it; run in the warehouse: drop view staging.a cascade")
+    with pytest.raises((psycopg.errors.ObjectNotInPrerequisiteState, psycopg.errors.WrongObjectType)):
+        least.warehouse.execute("select _elt.lift_views('raw_shop.orders', '{n}')")
+
+
+def test_a_view_of_another_owner_stops_the_table(least: Pipeline, roles: Callable[[str], psycopg.Connection]) -> None:
+    least.warehouse.execute("create view raw_shop.own as select n from raw_shop.orders")
+    change(least, "alter table orders alter n type bigint")
+    stopped(least, "drop view raw_shop.own, staging.a cascade")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="must be owner of view own"):
+        least.warehouse.execute("select _elt.lift_views('raw_shop.orders', '{n}')")
+
+
+@pytest.mark.parametrize("role", ["raw_loader", "elt_watcher"])
+def test_views_of_another_s_table_are_lifted_for_nobody(
+    least: Pipeline, roles: Callable[[str], psycopg.Connection], role: str
+) -> None:
+    with roles("dbt_transformer") as dbt:
+        dbt.execute("create table marts.c (n int); create view marts.d as select n from marts.c")
+    with roles(role) as session, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        session.execute("select _elt.lift_views(oid, '{n}') from pg_class where relname = 'c' and relkind = 'r'")
+
+
+def test_nothing_of_the_loader_runs_with_the_rights_of_another(least: Pipeline) -> None:
+    """Casts, checks of the table and of its children, domains, defaults, generated columns and indexes are its own."""
+    least.warehouse.execute(
+        """
+        create table raw_shop.ran (as_role name);
+        create function raw_shop.note() returns boolean language sql as
+            'insert into raw_shop.ran values (current_user) returning true';
+        create function raw_shop.quiet(n bigint) returns boolean immutable language plpgsql as
+            'begin perform raw_shop.note(); return true; end';
+        create type raw_shop.e as enum ('7');
+        create function raw_shop.cast(e raw_shop.e) returns text language sql as
+            'select raw_shop.note(); select ''7''::text';
+        create cast (raw_shop.e as text) with function raw_shop.cast(raw_shop.e) as assignment;
+        create domain raw_shop.checked as text check (raw_shop.quiet(value::int8));
+        create table raw_shop.t (n raw_shop.e, m int check (raw_shop.quiet(m)));
+        create table raw_shop.child (check (raw_shop.quiet(n::text::int8))) inherits (raw_shop.t);
+        create index on raw_shop.t (raw_shop.quiet(m));
+        insert into raw_shop.t values ('7', 7);
+        insert into raw_shop.child values ('7', 7);
+        delete from raw_shop.ran;
+    """
+    )
+    for type_name in ("text", "raw_shop.checked"):
+        with least.warehouse.transaction():
+            least.warehouse.execute("select _elt.lift_views('raw_shop.t', '{n, m}')")
+            least.warehouse.execute(f"alter table raw_shop.t alter n type {type_name}, alter m type bigint")
+            least.warehouse.execute("select _elt.put_views_back()")
+    assert least.raw("select distinct as_role from raw_shop.ran") == [("raw_loader",)]
+
+
+def test_what_is_put_back_is_what_was_lifted(least: Pipeline, postgres: Postgres) -> None:
+    """A table that the loader made in its place is not run as dbt's."""
+    least.warehouse.execute("select _elt.lift_views('raw_shop.orders', '{n}')")  # its transaction has ended
+    with psycopg.connect(postgres.server.superuser_dsn("warehouse"), autocommit=True) as superuser:
+        superuser.execute("grant temporary on database warehouse to raw_loader")
+    least.warehouse.execute("create temporary table lifted_view as select 'create table marts.mine ()' as definition")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="no views were lifted"):
+        least.warehouse.execute("select _elt.put_views_back()")
+    with pytest.raises(psycopg.errors.DuplicateTable):
+        least.warehouse.execute("select _elt.lift_views('raw_shop.orders', '{n}')")
 
 
 def test_without_the_function_a_view_stops_the_table_with_the_statements(
     least: Pipeline, roles: Callable[[str], psycopg.Connection]
 ) -> None:
     with roles("warehouse_admin") as admin:
-        admin.execute("drop function _elt.change_column_type")
+        admin.execute("drop function _elt.lift_views")
     change(least, "alter table orders alter n type bigint")
     message = stopped(least, "column 'n' became bigint, and views use it")
     with roles("warehouse_admin") as admin:

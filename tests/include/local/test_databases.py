@@ -64,6 +64,10 @@ def test_a_password_is_needed(provisioned: EmbeddedPostgres) -> None:
         ("elt_watcher", "warehouse", "select * from raw_shop.things"),
         ("elt_watcher", "warehouse", "select * from marts.things"),
         ("elt_watcher", "warehouse", "delete from _elt.things"),
+        ("elt_watcher", "warehouse", "select * from _elt.things"),
+        ("raw_loader", "warehouse", "create schema raw_mine"),
+        ("dbt_transformer", "warehouse", "create schema raw_mine"),
+        ("dbt_transformer", "warehouse", "select * from _elt.things"),
     ],
 )
 def test_what_a_role_must_not_do_fails(provisioned: EmbeddedPostgres, role: str, database: str, statement: str) -> None:
@@ -81,7 +85,7 @@ def test_what_a_role_must_not_do_fails(provisioned: EmbeddedPostgres, role: str,
         ("bi_reader", "warehouse", "select * from marts.things"),
         ("warehouse_admin", "warehouse", "update raw_shop.things set id = 1"),
         ("elt_watcher", "shop", "do $$ begin assert pg_has_role('pg_read_all_stats', 'usage'); end $$"),
-        ("elt_watcher", "warehouse", "select * from _elt.things, dbt_test_failures.things"),
+        ("elt_watcher", "warehouse", "select * from dbt_test_failures.things"),
     ],
 )
 def test_what_a_role_needs_works(provisioned: EmbeddedPostgres, role: str, database: str, statement: str) -> None:
