@@ -44,7 +44,7 @@ RUN mkdir -p logs
 # Owned by root: a task cannot change the code that runs next. What changes least comes first.
 COPY --from=packages --chown=0:0 /opt/airflow/venv venv
 # Empty, or Airflow writes one with all its settings, secrets of the environment among them.
-COPY deploy/airflow.cfg deploy/healthcheck.py ./
+COPY LICENSE NOTICE deploy/airflow.cfg deploy/healthcheck.py ./
 COPY --from=manifest --chown=0:0 /opt/airflow/manifest manifest
 COPY dbt dbt
 COPY plugins plugins

@@ -3,7 +3,6 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 PYTHON ?= python3
-UV := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
 LOCAL := $(BIN)/python -m include.local
@@ -36,8 +35,8 @@ clean: setup ## stop the server and remove .local
 airflow: setup ## any Airflow command: make airflow CMD="dags list-import-errors --local"
 	@$(LOCAL) exec airflow $(CMD)
 
-psql: setup ## a shell on the warehouse
-	@$(LOCAL) psql
+psql: setup ## a shell on the warehouse (CMD="select 1": one statement)
+	@$(LOCAL) psql $(if $(CMD),--command "$$CMD")
 
 dsn-source: setup ## print the URI of the shop's database
 	@$(LOCAL) dsn-source
@@ -154,6 +153,7 @@ lock: setup ## write requirements.lock from requirements.txt and requirements-de
 	@for tool in dlt ingestr sling; do \
 		$(COMPILE) benchmarks/requirements/$$tool.in --output-file benchmarks/requirements/$$tool.txt || exit 1; \
 	done
+	@for tool in uv tools; do $(COMPILE) .ci/$$tool.in --output-file .ci/$$tool.txt || exit 1; done
 
 $(VENV)/ready: requirements.lock
 	@for python in $(PYTHON) python3.13 python3.12 python3.11; do \
@@ -166,6 +166,6 @@ $(VENV)/ready: requirements.lock
 	fi; \
 	echo "Setting up $(VENV) with $$($$found --version)"; \
 	$$found -m venv --clear $(VENV) && \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV) && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement .ci/uv.txt && \
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --require-hashes --requirement requirements.lock
 	@touch $@

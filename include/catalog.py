@@ -101,6 +101,8 @@ def source_columns(connection: Connection, spec: TableSpec) -> tuple[Column, ...
     for name in (*spec.key, *([spec.cursor] if spec.cursor else []), *spec.columns):
         if name not in types:
             raise ConfigError(f"{spec.name}: column {name!r} does not exist; it has {', '.join(types)}")
+    if spec.salted:
+        _require_salt(connection, spec)
     if spec.cursor:
         _check_cursor(spec, next(column.declared_type for column in columns if column.name == spec.cursor))
     return _fitting(spec, tuple(_extracted(spec, columns)))
@@ -135,6 +137,15 @@ def relation_of(connection: Connection, spec: TableSpec) -> tuple[int, str] | No
     """Number and kind (`pg_class.oid`, `relkind`) of the source table; None where it does not exist."""
     query = "select oid, relkind from pg_class where oid = to_regclass(%s)"
     return connection.execute(query, (relation_text(spec.schema_name, spec.identifier),)).fetchone()
+
+
+def _require_salt(connection: Connection, spec: TableSpec) -> None:
+    row = connection.execute("select coalesce(current_setting('elt.salt', true), '') <> ''").fetchone()
+    if row is None or not row[0]:
+        raise ConfigError(
+            f"{spec.name}: column {spec.salted[0]!r} is hashed, and the connection {spec.source} has no salt: who "
+            "guesses a value could check it; add options=-c elt.salt=… to the connection, or write `unsalted_hash`"
+        )
 
 
 def _check_cursor(spec: TableSpec, cursor_type: str) -> None:

@@ -45,8 +45,8 @@ class TableSpec(BaseModel):
         overlap: How far before the watermark each run reads again. Covers clocks of writers that run behind.
         null_cursor: `error` refuses rows without a cursor value; `always` reads them in every run.
         cursor_zone: IANA time zone of a cursor without one (`timestamp`).
-        columns: What to do with single columns instead of copying them: `omit`, `hash` (sha256 of the text, in hex) or
-            `text` (for types that the warehouse does not have).
+        columns: What to do with single columns instead of copying them: `omit`, `hash` (sha256 of salt and text),
+            `unsalted_hash` (who guesses a value can check it), `text` (for types that the warehouse does not have).
         drift: `evolve` follows changes of the source that lose nothing; `freeze` stops at any.
         rows_per_range: Where every row is read, a larger table is cut into ranges of its key of about so many rows,
             each read by a task of its own.
@@ -65,7 +65,7 @@ class TableSpec(BaseModel):
     overlap: timedelta = timedelta(minutes=1)
     null_cursor: Literal["error", "always"] = "error"
     cursor_zone: str | None = None
-    columns: dict[str, Literal["omit", "hash", "text"]] = {}
+    columns: dict[str, Literal["omit", "hash", "unsalted_hash", "text"]] = {}
     drift: Literal["evolve", "freeze"] = "evolve"
     rows_per_range: Annotated[int, Field(gt=0)] | None = None
 
@@ -145,6 +145,11 @@ class TableSpec(BaseModel):
     def reading(self) -> dict[str, Any]:
         """`READING` of this entry, as JSON."""
         return self.model_dump(mode="json", include=READING)
+
+    @property
+    def salted(self) -> list[str]:
+        """Columns that are hashed with the connection's salt."""
+        return [name for name, treatment in self.columns.items() if treatment == "hash"]
 
     @property
     def raw_schema(self) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from include.local.environment import ROOT
 
-TOOLS = sorted((ROOT / "benchmarks" / "requirements").glob("*.in"))
+TOOLS = sorted([*(ROOT / "benchmarks" / "requirements").glob("*.in"), *(ROOT / ".ci").glob("*.in")])
 LOCKS = {
     ROOT / "requirements.lock": [ROOT / "requirements.txt", ROOT / "requirements-dev.txt"],
     **{named.with_suffix(".txt"): [named] for named in TOOLS},

@@ -11,9 +11,11 @@ from include.catalog import Column
 from include.sessions import identifiers
 from include.sources import TableSpec
 
+HASH = sql.SQL("encode(sha256(convert_to({}::text, 'UTF8')), 'hex')")
+"""A one-way hash; NULL stays NULL."""
 
-HASH = sql.SQL("encode(sha256(convert_to(coalesce(current_setting('elt.salt', true), '') || {}::text, 'UTF8')), 'hex')")
-"""A one-way hash; NULL stays NULL. The salt is a setting of the connection, so that no statement ever shows it."""
+SALTED = sql.SQL("current_setting('elt.salt') || {}::text")
+"""The salt is a setting of the connection, so that no statement ever shows it."""
 
 
 def rows_of(spec: TableSpec, columns: tuple[Column, ...], where: sql.Composable = sql.SQL("true")) -> sql.Composed:
@@ -30,6 +32,8 @@ def _extracted(spec: TableSpec, name: str) -> sql.Composable:
     value = sql.Identifier(name)
     match spec.columns.get(name):
         case "hash":
+            return sql.SQL("{} as {}").format(HASH.format(sql.SQL("({})").format(SALTED.format(value))), value)
+        case "unsalted_hash":
             return sql.SQL("{} as {}").format(HASH.format(value), value)
         case "text":
             return sql.SQL("{}::text as {}").format(value, value)

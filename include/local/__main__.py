@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import fcntl
+import os
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from include.local import metadata, pipeline, ui
 from include.local.databases import ADMIN, SOURCE, WAREHOUSE, provision, require_tables
@@ -65,7 +67,7 @@ def main() -> int:
 def prepare(here: Installation) -> dict[str, str]:
     """Start and provision the embedded server unless both sides are the user's own; the children's environment."""
     user = user_environment()
-    here.logs.mkdir(parents=True, exist_ok=True)
+    _close(here)
     if needs_embedded_server(user):
         _check_disk(here)
         port = number(user, "PG_PORT", highest=HIGHEST_PORT)
@@ -124,13 +126,30 @@ def clean(here: Installation, _: list[str]) -> None:
     if not here.state.exists():
         print(f"{here.state} does not exist: nothing to remove")
         return
-    foreign = [path.name for path in here.state.iterdir() if not path.name.startswith(MADE_HERE)]
-    if foreign:
+    if foreign := _foreign(here):
         raise LocalError(f"{here.state} also holds {foreign[0]!r}, which is not from here; move it away first")
     with _lock(here, "run"):
         here.server().remove()
         shutil.rmtree(here.state)
     print(f"removed {here.state}")
+
+
+def _foreign(here: Installation) -> list[str]:
+    return [path.name for path in here.state.iterdir() if not path.name.startswith(MADE_HERE)]
+
+
+def _close(here: Installation) -> None:
+    """Make the folders of what holds data, or may quote it, their owner's alone.
+
+    Those of root, as which PostgreSQL does not run, its own user has to pass through; a folder that holds other things
+    as well stays as it is.
+    """
+    for folder in (here.state, here.airflow_home, here.logs, here.state / "dbt"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder != here.state:
+            folder.chmod(0o700)
+        elif not _foreign(here):
+            folder.chmod(0o700 if os.geteuid() else 0o711)
 
 
 def dsn(role: str, database: str, connection: str) -> Command:
@@ -149,7 +168,11 @@ def psql(here: Installation, arguments: list[str]) -> int:
     prepare(here)
     own = user_environment().get("AIRFLOW_CONN_WAREHOUSE")
     uri = libpq_uri(own) if own else here.server().dsn(ADMIN, here.secrets()[ADMIN], WAREHOUSE)
-    return subprocess.run([here.server().psql, uri, *arguments], check=False).returncode
+    # An argument would show the password in the process list.
+    place = conninfo_to_dict(uri)
+    password = {"PGPASSWORD": str(place.pop("password", ""))}
+    command = [str(here.server().psql), *arguments, make_conninfo("", **place)]
+    return subprocess.run(command, env=os.environ | password, check=False).returncode
 
 
 def execute(here: Installation, arguments: list[str]) -> int:

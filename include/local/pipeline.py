@@ -76,7 +76,7 @@ def run_dag(here: Installation, environment: dict[str, str], console: Console, l
         return False
     run_id, state = metadata.run_of(here.metadata, number)
     console.report(tasks, _loads(environment, run_id))
-    console.line('The marts:   psql "$(make -s dsn-warehouse)" -c "select * from marts.fct_sales limit 5"')
+    console.line('The marts:   make psql CMD="select * from marts.fct_sales limit 5"')
     console.line("The graph:   make ui")
     if state != "success":
         for name, error in failures.items():

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import urllib.error
+import urllib.request
+from subprocess import DEVNULL, PIPE, run
+
 import pytest
 
+from tests.attempts import CATALOG, REFUSED, Attempt, attempts, disagreement, own_schema
 from tests.containers.conftest import ROLES, FirstRun, Stack
 
 KEPT_FAILURES = """
@@ -105,3 +111,78 @@ def test_roles_of_one_database_are_strangers_in_the_other(stack: Stack) -> None:
     for role, service in (("raw_loader", "source-db"), ("shop_reader", "warehouse-db")):
         command = ["exec", "-T", service, "psql", "--username", "postgres", "--dbname", "postgres", "-Atc"]
         assert stack.compose(*command, f"select count(*) from pg_roles where rolname = '{role}'") == "0\n"
+
+
+FORGE = """
+import os, jwt, time
+from airflow.configuration import conf
+secret = os.environ.get("AIRFLOW__API_AUTH__JWT_SECRET") or conf.get("api_auth", "jwt_secret", fallback="") or "none"
+issued = int(time.time())
+claims = {"sub": "admin", "role": "admin", "iat": issued, "nbf": issued, "exp": issued + 3600, "jti": "1"}
+audience = {"aud": conf.get("api_auth", "jwt_audience", fallback="apache-airflow")}
+print(jwt.encode({**claims, **audience}, secret, algorithm="HS512"))
+"""
+"""What an attacker makes of the secret that a service has."""
+
+
+def is_admitted(stack: Stack, token: str) -> bool:
+    ask = urllib.request.Request(
+        f"{stack.airflow.url}/api/v2/connections", headers={"Authorization": f"Bearer {token}"}
+    )
+    try:
+        with urllib.request.urlopen(ask, timeout=30) as answer:
+            return answer.status == 200
+    except urllib.error.HTTPError as error:
+        assert error.code in (401, 403), error
+        return False
+
+
+@pytest.mark.parametrize("service", ["api-server", "scheduler", "dag-processor", "triggerer"])
+def test_the_secret_of_a_service_makes_no_administrator(stack: Stack, service: str) -> None:
+    """The API server has to believe itself, and the scheduler signs the tasks' tokens: the forgery itself works."""
+    token = stack.compose("exec", "-T", service, "python", "-c", FORGE).strip().splitlines()[-1]
+    assert is_admitted(stack, token) == (service in ("api-server", "scheduler"))
+
+
+def tried(stack: Stack, role: str, made: list[Attempt], own: str) -> list[str]:
+    """The SQLSTATE of each attempt, all in one session of the role."""
+    script = ["set client_min_messages = error; set default_transaction_read_only = off; set lock_timeout = '5s';"]
+    for attempt in made:
+        script += ["begin;", attempt.sql(own, "\\; ") + ";", "\\echo @:SQLSTATE", "rollback;"]
+    service, database = ROLES.get(role, ("warehouse-db", "warehouse"))
+    command = ["exec", "-T", service, "sh", "-c", 'read -r PGPASSWORD; export PGPASSWORD; exec "$@"', "sh", "psql"]
+    command += ["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--dbname", database, "--username", role]
+    command += ["--host", service] if role in ROLES else []
+    password = stack.settings.get(f"{role.upper()}_PASSWORD", "")
+    done = run([*stack.command, *command], input="\n".join([password, *script]), stdout=PIPE, stderr=DEVNULL, text=True)
+    return [line.removeprefix("@") for line in done.stdout.splitlines() if line.startswith("@")]
+
+
+def test_the_matrix_of_attempts(stack: Stack, first_run: FirstRun) -> None:
+    """Every role, every object of the warehouse, every verb: what SECURITY.md grants succeeds, and nothing else."""
+    roles = tuple(role for role, (_, database) in ROLES.items() if database == "warehouse")
+    command = [
+        "exec",
+        "-T",
+        "warehouse-db",
+        "psql",
+        "--username",
+        "postgres",
+        "--dbname",
+        "warehouse",
+        "-Atqc",
+        CATALOG,
+    ]
+    catalog = json.loads(stack.compose(*command))
+    everything = list(attempts(catalog, "warehouse", roles))
+    states = tried(stack, "postgres", everything, own_schema(catalog, "postgres"))
+    assert len(states) == len(everything)
+    valid = [attempt for attempt, state in zip(everything, states) if state == "00000"]
+    assert len(valid) > 300
+    done = []
+    for role in roles:
+        states = tried(stack, role, valid, own_schema(catalog, role))
+        assert len(states) == len(valid) and set(states) <= {"00000"} | REFUSED, role
+        done += [(role, attempt) for attempt, state in zip(valid, states) if state == "00000"]
+    problems = disagreement(done, valid, roles)
+    assert not problems, "\n".join(problems[:40])

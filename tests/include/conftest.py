@@ -117,7 +117,7 @@ class Pipeline:
         assert raw == source
 
     def connect_source(self) -> Connection:
-        return pin(psycopg.connect(self.source_dsn), read_only=True)
+        return pin(psycopg.connect(self.source_dsn, options="-c elt.salt=SALT"), read_only=True)
 
     def connect_warehouse(self) -> Connection:
         return pin(psycopg.connect(self.warehouse_dsn), read_only=False)

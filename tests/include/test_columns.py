@@ -24,8 +24,8 @@ def people(pipeline: Pipeline) -> Pipeline:
     return pipeline
 
 
-def sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def sha256(text: str, salt: str = "SALT") -> str:
+    return hashlib.sha256((salt + text).encode()).hexdigest()
 
 
 def test_an_omitted_column_never_reaches_the_warehouse(people: Pipeline) -> None:
@@ -49,9 +49,22 @@ def test_a_salt_never_shows_in_statements_or_logs(people: Pipeline, postgres: Po
     connection = psycopg.connect(people.source_dsn, options="-c elt.salt=PEPPER")
     people.source = pin(connection, read_only=True)
     people.run(people.spec("people", cursor="u", columns={"email": "hash"}))
-    assert people.raw("select email from raw_shop.people where id = 1") == [(sha256("PEPPERa@x"),)]
+    assert people.raw("select email from raw_shop.people where id = 1") == [(sha256("a@x", "PEPPER"),)]
     log = postgres.server.log_file.read_text()
     assert "current_setting('elt.salt'" in log and "PEPPER" not in log
+
+
+@pytest.mark.parametrize("options", ["", "-c elt.salt="])
+def test_without_a_salt_nothing_is_hashed_unless_the_entry_says_so(people: Pipeline, options: str) -> None:
+    people.source.close()
+    people.source = pin(psycopg.connect(people.source_dsn, options=options), read_only=True)
+    with pytest.raises(
+        ConfigError, match="'email' is hashed, and the connection shop has no salt.*or write `unsalted_hash`"
+    ):
+        people.run(people.spec("people", cursor="u", columns={"email": "hash"}))
+    assert people.raw("select to_regclass('raw_shop.people')") == [(None,)]
+    people.run(people.spec("people", cursor="u", columns={"email": "unsalted_hash"}))
+    assert people.raw("select email from raw_shop.people where id = 1") == [(sha256("a@x", ""),)]
 
 
 def test_a_hashed_key_identifies_its_row(people: Pipeline) -> None:

@@ -16,7 +16,12 @@ $$;
 
 alter database shop owner to shop_app;
 revoke all on database shop from public;
+revoke all on schema public from public;
+alter default privileges for role shop_app revoke execute on functions from public;
 grant connect on database shop to shop_reader, elt_watcher;
+
+-- Large objects are made by nobody: they are kept in no schema, where the grants would speak of them.
+revoke execute on function lo_create(oid), lo_creat(integer), lo_from_bytea(oid, bytea) from public;
 
 -- To see when other sessions began their transactions: the safe horizon.
 grant pg_read_all_stats to shop_reader, elt_watcher;

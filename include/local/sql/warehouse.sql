@@ -18,6 +18,9 @@ revoke all on schema public from public;
 grant connect on database warehouse to raw_loader, dbt_transformer, bi_reader, elt_watcher;
 grant temporary on database warehouse to dbt_transformer;
 
+-- Large objects are made by nobody: they are kept in no schema, where the grants would speak of them.
+revoke execute on function lo_create(oid), lo_creat(integer), lo_from_bytea(oid, bytea) from public;
+
 -- Schemas are made here, by onboarding's statements, or by the person at the keyboard. A role that runs tasks and could
 -- make one would make that of the next source before its loader does.
 revoke create on database warehouse from raw_loader, dbt_transformer;

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import inspect
+import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +46,42 @@ def test_a_dsn_is_one_line(run: Run) -> None:
         done = run(f"dsn-{side}")
         assert done.returncode == 0
         assert done.stdout.startswith(f"postgresql://{role}:") and len(done.stdout.splitlines()) == 1
+
+
+def test_no_password_is_in_the_process_list(here: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[list[str], dict[str, str]]] = []
+
+    def start(command: list[str], env: dict[str, str], check: bool) -> subprocess.CompletedProcess[str]:
+        started.append((command, env))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(commands, "prepare", lambda here: {})
+    monkeypatch.setattr(subprocess, "run", start)
+    here.state.mkdir()
+    (here.state / "postgres.port").write_text("5999")
+    own = "postgresql://me:s%27ecret@db.example:5432/mine?sslmode=require"
+    for user, password in (({}, here.secrets()["warehouse_admin"]), ({"AIRFLOW_CONN_WAREHOUSE": own}, "s'ecret")):
+        monkeypatch.setattr(commands, "user_environment", lambda user=user: user)
+        assert commands.psql(here, ["--command", "select 1"]) == 0
+        command, environment = started.pop()
+        assert environment["PGPASSWORD"] == password and "ecret" not in " ".join(map(str, command[1:]))
+        assert password not in " ".join(map(str, command)) and command[1:3] == ["--command", "select 1"]
+    assert "sslmode=require" in command[-1] and "host=db.example" in command[-1]
+    assert "dsn-warehouse" not in inspect.getsource(commands.pipeline)  # the hint at the end of a run
+
+
+def test_what_holds_data_is_closed_to_others(here: Installation) -> None:
+    for folder in (here.logs, here.airflow_home):
+        folder.mkdir(mode=0o755, parents=True)
+    here.state.chmod(0o755)
+    commands._close(here)
+    modes = {folder.name: stat.S_IMODE(folder.stat().st_mode) for folder in here.state.iterdir()}
+    assert modes == dict.fromkeys(("airflow", "logs", "dbt"), 0o700)
+    assert stat.S_IMODE(here.state.stat().st_mode) == (0o700 if os.geteuid() else 0o711)
+    (here.state / "thesis.txt").touch()
+    here.state.chmod(0o755)
+    commands._close(here)
+    assert stat.S_IMODE(here.state.stat().st_mode) == 0o755  # others' things are in it
 
 
 def test_a_second_run_is_refused(run: Run, here: Installation) -> None:
