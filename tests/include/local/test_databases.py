@@ -60,7 +60,7 @@ def test_a_password_is_needed(provisioned: EmbeddedPostgres) -> None:
         ("bi_reader", "warehouse", "select * from raw_shop.things"),
         ("bi_reader", "warehouse", "insert into marts.things values (1)"),
         ("bi_reader", "warehouse", "create schema mine"),
-        ("elt_watcher", "shop", "select * from things"),
+        ("elt_watcher", "shop", "select * from public.things"),
         ("elt_watcher", "warehouse", "select * from raw_shop.things"),
         ("elt_watcher", "warehouse", "select * from marts.things"),
         ("elt_watcher", "warehouse", "delete from _elt.things"),
