@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import psycopg
 import yaml
 from psycopg import sql
 
-from include.errors import PipelineError
 from include.local.errors import LocalError
 from include.local.servers import EmbeddedPostgres
 
@@ -64,15 +64,24 @@ def provision(server: EmbeddedPostgres, passwords: dict[str, str]) -> None:
 
 
 def _schemas() -> dict[str, list[str]]:
-    """The schemas that the project's source entries and dbt_project.yml name, by the setting that tells the script."""
-    from include.dbt_project import MODELS_DIR, PROJECT_DIR
-    from include.sources import load_specs
+    """The schemas that the project's source entries and dbt_project.yml name, by the setting that tells the script.
 
-    with suppress(PipelineError, yaml.YAMLError):  # the DAG, or dbt, says what is wrong
-        raw = {spec.raw_schema for spec in load_specs(MODELS_DIR)}
-        project = yaml.safe_load((PROJECT_DIR / "dbt_project.yml").read_text(encoding="utf-8"))
-        return {"elt.raw_schemas": sorted({"raw_shop"} | raw), "elt.dbt_schemas": sorted(_named_schemas(project))}
-    return {}
+    Read as they are written, without dbt, which parses for seconds; what is wrong with a file the DAG or dbt says.
+    """
+    from include.dbt_project import PROJECT_DIR
+
+    raw, made = {"raw_shop"}, set()
+    for path in PROJECT_DIR.rglob("*.yml"):
+        text = path.read_text(encoding="utf-8")
+        with suppress(yaml.YAMLError, AttributeError, LookupError, TypeError):
+            if path == PROJECT_DIR / "dbt_project.yml":
+                made = _named_schemas(yaml.safe_load(text))
+            elif "sources:" in text:
+                raw |= {str(each.get("schema")) for each in yaml.safe_load(text)["sources"]}
+    return {
+        "elt.raw_schemas": sorted(name for name in raw if re.fullmatch("raw_[^,]+", name)),
+        "elt.dbt_schemas": sorted(made),
+    }
 
 
 def _named_schemas(tree: Any) -> set[str]:

@@ -37,6 +37,28 @@ def provisioned(server: EmbeddedPostgres) -> EmbeddedPostgres:
     return server
 
 
+def test_the_schemas_that_the_project_names_are_made(
+    provisioned: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a file that cannot be read takes none of the others away."""
+    (tmp_path / "models" / "crm").mkdir(parents=True)
+    (tmp_path / "models" / "crm" / "_sources.yml").write_text("sources: [{name: crm, schema: raw_crm}]")
+    (tmp_path / "models" / "broken.yml").write_text("sources: [{")
+    (tmp_path / "models" / "odd.yml").write_text("sources: {schema: raw_odd}")
+    (tmp_path / "dbt_project.yml").write_text("models: {elt: {finance: {+schema: finance}, x: {schema: '{{ y }}'}}}")
+    monkeypatch.setattr("include.dbt_project.PROJECT_DIR", tmp_path)
+    provision(provisioned, dict.fromkeys(ROLES, "secret"))
+    with psycopg.connect(provisioned.superuser_dsn("warehouse")) as connection:
+        owners = """
+            select nspname, nspowner::regrole::text from pg_namespace
+            where nspname in ('raw_crm', 'finance') order by 1"""
+        assert connection.execute(owners).fetchall() == [("finance", "dbt_transformer"), ("raw_crm", "raw_loader")]
+    with psycopg.connect(provisioned.dsn("raw_loader", "secret", "warehouse")) as connection:
+        connection.execute("create table if not exists raw_crm.things (id int)")
+    with psycopg.connect(provisioned.dsn("dbt_transformer", "secret", "warehouse")) as connection:
+        connection.execute("select * from raw_crm.things")
+
+
 def test_superusers_come_through_the_socket_alone(server: EmbeddedPostgres) -> None:
     with pytest.raises(psycopg.OperationalError, match="rejects connection"):
         psycopg.connect(server.dsn("postgres", "", "postgres"))
