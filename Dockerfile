@@ -15,10 +15,16 @@ RUN --mount=type=cache,target=/tmp/uv,uid=50000 \
  && rm -rf venv/lib/python3*/site-packages/pandas/tests
 
 FROM packages AS manifest
-COPY include/__init__.py include/errors.py include/files.py include/dbt_*.py include/
-COPY dbt dbt
-RUN DBT_TARGET_PATH=/opt/airflow/manifest venv/bin/python -c "from include.dbt_project import graph_path; graph_path()" \
- && rm -rf manifest/logs
+COPY include/__init__.py include/errors.py include/files.py include/retries.py include/dbt_*.py include/
+COPY --chown=50000:0 dbt dbt
+# dbt fetches a package of a git repository with it.
+USER root
+RUN if grep -qsE '^ *- *git:' dbt/packages.yml dbt/dependencies.yml && ! command -v git; then \
+        apt-get update -qq && apt-get install -qq --no-install-recommends git; \
+    fi
+USER 50000:0
+RUN venv/bin/python -m include.dbt_packages \
+ && DBT_TARGET_PATH=/opt/airflow/manifest venv/bin/python -m include.dbt_project
 
 FROM ${AIRFLOW}
 ENV PATH=/opt/airflow/venv/bin:${PATH} \
@@ -46,7 +52,7 @@ COPY --from=packages --chown=0:0 /opt/airflow/venv venv
 # Empty, or Airflow writes one with all its settings, secrets of the environment among them.
 COPY LICENSE NOTICE deploy/airflow.cfg deploy/healthcheck.py ./
 COPY --from=manifest --chown=0:0 /opt/airflow/manifest manifest
-COPY dbt dbt
+COPY --from=manifest --chown=0:0 /opt/airflow/dbt dbt
 COPY plugins plugins
 COPY include include
 COPY dags dags

@@ -16,7 +16,10 @@ help: ## show this list
 
 ## Run it
 .PHONY: setup run ui stop clean
-setup: $(VENV)/ready ## create .venv from requirements.lock
+# Of what lists dbt's packages, or of packages that none lists any more; where the lists did not change, nothing is done.
+PACKAGES := $(wildcard dbt/packages.yml dbt/dependencies.yml dbt/dbt_packages)
+setup: $(VENV)/ready ## create .venv from requirements.lock, install the packages of the dbt project
+	@$(if $(PACKAGES),$(BIN)/python -m include.dbt_packages,:)
 
 run: setup ## bring the sample shop up to date and run the pipeline once (ROWS=200000 SEED=42)
 	@$(LOCAL) run
@@ -101,7 +104,8 @@ down: ## stop and remove the containers; the data stays in its volumes (VOLUMES=
 
 ## dbt alone
 .PHONY: dbt-run dbt-test docs
-DBT_FLAGS := --project-dir dbt --profiles-dir dbt $(if $(SELECT),--select $(SELECT)) $(if $(VARS),--vars '$(VARS)')
+DBT_PROJECT := --project-dir dbt --profiles-dir dbt --profile elt --target warehouse
+DBT_FLAGS := $(DBT_PROJECT) $(if $(SELECT),--select $(SELECT)) $(if $(VARS),--vars '$(VARS)')
 dbt-run: setup ## build snapshots and models (SELECT= VARS= FULL_REFRESH=1)
 	@$(LOCAL) exec dbt build --exclude-resource-type test --exclude-resource-type unit_test $(DBT_FLAGS) $(if $(FULL_REFRESH),--full-refresh)
 
@@ -109,7 +113,7 @@ dbt-test: setup ## run the data tests and the unit tests (SELECT= VARS=)
 	@$(LOCAL) exec dbt test $(DBT_FLAGS)
 
 docs: setup ## write dbt's documentation site to .local/dbt
-	@$(LOCAL) exec dbt docs generate --static --project-dir dbt --profiles-dir dbt
+	@$(LOCAL) exec dbt docs generate --static $(DBT_PROJECT)
 	@echo "Open $${ELT_STATE:-.local}/dbt/static_index.html"
 
 ## Work on it

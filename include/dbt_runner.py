@@ -7,11 +7,17 @@ What is replaced below is dbt-core 1.12's. Each says when it may go.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import copy, deepcopy
 from pathlib import Path
+from sysconfig import get_path
+from tempfile import TemporaryDirectory
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -21,40 +27,61 @@ from dbt.adapters.exceptions import FailedToConnectError
 from dbt.adapters.factory import reset_adapters
 from dbt.adapters.postgres.connections import PostgresConnectionManager
 from dbt.artifacts.schemas.results import RunStatus
-from dbt.cli.main import dbtRunner, dbtRunnerResult
+from dbt.cli import requires
+from dbt.cli.main import cli, dbtRunner, dbtRunnerResult
+from dbt.contracts.files import FilePath
+from dbt.exceptions import EnvVarMissingError
 from dbt.graph import NodeSelector, SelectionSpec, parse_difference
+from dbt.parser.manifest import extended_mashumaro_encoder
 from dbt.task.run import RunTask
 from dbt_common.behavior_flags import BehaviorFlagRendered
 from dbt_common.clients.jinja import MacroFuzzEnvironment
+from dbt_common.context import get_invocation_context
 from dbt_common.events.base_types import EventLevel
 from dbt_common.events.event_manager import EventManager
 from dbt_common.tests import enable_test_caching
 
 from include import retries
-from include.dbt_project import PROFILE, PROJECT_DIR, TARGET
+from include.dbt_project import PROFILE, PROFILE_VARIABLES, PROJECT_DIR, TARGET, UNSET
 
 if TYPE_CHECKING:
     from dbt.contracts.graph.manifest import Manifest
 
+HARMLESS = frozenset("debug log_format log_level print printer_width quiet".split())
+"""Options that a variable (`DBT_DEBUG`) may set: what is shown. Any other would have a task do something else: a
+`DBT_TARGET`, `DBT_FULL_REFRESH` or `DBT_STATE` in the shell of somebody with a project elsewhere is not read."""
+
 LEAN = ("--threads", "1", "--no-use-colors", "--no-write-json", "--no-populate-cache", "--log-level-file", "none")
 """One node needs one thread, and nobody reads dbt's own log and artifacts of it."""
+
+SILENT = ("--no-use-colors", "--log-level", "none", "--log-level-file", "none")
+"""Nothing is shown but the error that ends it."""
 
 
 _only: ContextVar[str | None] = ContextVar("only", default=None)
 
 
-def invoke(command: list[str], folder: str, manifest: Manifest | None, only: str | None = None) -> dbtRunnerResult:
+def invoke(
+    command: list[str],
+    folder: str,
+    manifest: Manifest | None,
+    only: str | None = None,
+    options: Sequence[str] = LEAN,
+) -> dbtRunnerResult:
     """Run a dbt command on the project in this process; what it writes goes below `folder`.
 
     Args:
+        manifest: What the project was parsed to. It stays as it is: the next invocation is as if it were the first.
         only: dbt's unique id of the one node to run, if the command's own selection holds it; None: all that it holds.
     """
     places = ["--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR), "--profile", PROFILE]
-    places += ["--target", TARGET, "--target-path", str(Path(folder) / "target"), "--log-path", folder]
+    places += ["--target", TARGET, "--log-path", folder, "--no-send-anonymous-usage-stats"]
     _finals.clear()
     token = _only.set(only)
+    if "--target-path" not in command and command[0] != "deps":
+        places += ["--target-path", str(Path(folder) / "target")]
     try:
-        return dbtRunner(manifest=manifest).invoke([*command, *places, *LEAN])
+        return dbtRunner(manifest=manifest and _fresh(manifest, only)).invoke([*command, *places, *options])
     finally:
         _only.reset(token)
         reset_adapters()  # or the next invocation in this process finds this one's connections
@@ -118,6 +145,36 @@ def _get_selected_alone(selector: NodeSelector, spec: SelectionSpec, *rest: Any,
 
 
 NodeSelector.get_selected = _get_selected_alone
+
+
+def _fresh(manifest: Manifest, only: str | None) -> Manifest:
+    """A manifest for one invocation: dbt writes what it compiles into the nodes that it runs.
+
+    Those are the node itself and the ephemeral models that are put into it; all others are shared.
+    """
+    fresh = copy(manifest)
+    fresh._macros_by_name, fresh._macros_by_package = manifest.get_macros_by_name(), manifest.get_macros_by_package()
+    for part in ("nodes", "unit_tests", "functions"):
+        nodes = getattr(manifest, part)
+        touched = nodes.keys() if only is None else {only, *_put_into(manifest, only)} & nodes.keys()
+        setattr(fresh, part, {**nodes, **deepcopy({unique_id: nodes[unique_id] for unique_id in touched})})
+    fresh.build_flat_graph()
+    return fresh
+
+
+def _put_into(manifest: Manifest, unique_id: str) -> Iterator[str]:
+    """The ephemeral models that a node reads, and those that these read."""
+    node = manifest.nodes.get(unique_id) or manifest.unit_tests.get(unique_id)
+    for parent in node.depends_on_nodes if node else ():
+        if parent in manifest.nodes and manifest.nodes[parent].is_ephemeral_model:
+            yield parent
+            yield from _put_into(manifest, parent)
+
+
+for _option in (option for command in (cli, *cli.commands.values()) for option in command.params):
+    if _option.name not in HARMLESS:
+        _option.envvar = None
+
 
 # A task's process ends without cleaning up. Locks of this kind end with it; those of dbt's own kind, which is for
 # processes that dbt never starts, would be reported as leaked in the last line of every task's log. Unnecessary once
@@ -195,3 +252,78 @@ def _fire_if_seen(manager: EventManager, event: Any, level: EventLevel | None = 
 
 
 EventManager.fire_event = _fire_if_seen
+
+
+class _Watched(dict[str, str]):
+    """Environment variables, and the names of those that were looked for."""
+
+    def __init__(self, given: Mapping[str, str]) -> None:
+        super().__init__(given)
+        self.read: set[str] = set()
+
+    def __contains__(self, name: object) -> bool:
+        self.read.add(str(name))
+        return super().__contains__(name)
+
+
+def _watch(variables: _Watched) -> None:
+    """Have dbt take its environment from there from now on.
+
+    What it looks for before it reads the profile is its own options, which are not read here.
+    """
+    load_profile = requires.load_profile
+
+    def load_profile_watched(*args: Any, **kwargs: Any) -> Any:
+        variables.read.clear()
+        get_invocation_context()._env = variables
+        return load_profile(*args, **kwargs)
+
+    requires.load_profile = load_profile_watched
+
+
+def parse(target: Path, variables: dict[str, Any]) -> dbtRunnerResult:
+    """Parse the project into a folder: `manifest.json`, `partial_parse.msgpack`, and in `read.json` what it depends on.
+
+    Parsed whole: of a package that was removed, partial parsing keeps the hooks.
+    """
+    environment = _Watched(os.environ)
+    _watch(environment)
+    command = ["parse", "--no-partial-parse", "--vars", json.dumps(variables), "--target-path", str(target)]
+    done = invoke(command, str(target), None, options=SILENT)
+    if done.success:
+        (target / "partial_parse.msgpack").write_bytes(done.result.to_msgpack(extended_mashumaro_encoder))
+        # A secret may only be in the profile and in the list of packages; what says where the warehouse is, changes
+        # nothing that is parsed.
+        own = ("PG", "DBT_ENV_SECRET_", *PROFILE_VARIABLES)
+        read = {"environment": sorted(name for name in environment.read if not name.startswith(own))}
+        (target / "read.json").write_text(json.dumps(read | {"folders": _folders_outside(done.result)}))
+    return done
+
+
+def install(folder: str) -> dbtRunnerResult:
+    """Install the project's packages."""
+    return invoke(["deps"], folder, None, options=SILENT)
+
+
+def _folders_outside(manifest: Manifest) -> list[str]:
+    """Folders of the project's own paths that are not below it, `model-paths: [../shared]`."""
+    paths = (file.path for file in manifest.files.values() if isinstance(file.path, FilePath))
+    found = {os.path.realpath(os.path.join(path.project_root, path.searched_path)) for path in paths}
+    known = [
+        os.path.realpath(place) for place in (PROJECT_DIR, get_path("purelib"))
+    ]  # dbt's own macros are of a version
+    return sorted(place for place in found if not any(Path(place).is_relative_to(each) for each in known))
+
+
+def main(step: str, *arguments: str) -> int:
+    """A step in a process of its own, which says in its exit status and last words what came of it."""
+    with TemporaryDirectory() as folder:
+        done = install(folder) if step == "deps" else parse(Path(arguments[0]), json.loads(arguments[1]))
+    if not done.success:
+        print(done.exception)
+    return UNSET if isinstance(done.exception, EnvVarMissingError) else not done.success
+
+
+if __name__ == "__main__":
+    globals()["PROJECT_DIR"] = Path(sys.argv[2])
+    sys.exit(main(sys.argv[1], *sys.argv[3:]))

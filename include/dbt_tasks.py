@@ -65,7 +65,7 @@ def warm_up() -> None:
 
     profile = profile_environment(dbt_hook().connection.get_uri())
     with TemporaryDirectory() as folder, environ({**os.environ, **profile}):
-        invoke(["compile", "--quiet", "--select", "path:none"], folder, load_manifest(profile["DBT_DBNAME"]))
+        invoke(["compile", "--quiet", "--select", "path:none"], folder, load_manifest(profile))
 
 
 class _InProcess(DbtLocalBaseOperator):
@@ -94,8 +94,7 @@ class _InProcess(DbtLocalBaseOperator):
         from include.dbt_runner import invoke  # and with it dbt, which takes a second: not where a DAG is parsed
 
         profile = profile_environment(dbt_hook().connection.get_uri())
-        # Variables may change what the project parses to: dbt has to read it again.
-        manifest = None if self.vars else load_manifest(profile["DBT_DBNAME"])
+        manifest = load_manifest(profile, self.vars)
         with TemporaryDirectory() as folder, environ(env | profile):
             result = invoke(cmd[1:], folder, manifest, self.extra_context["dbt_unique_id"])
             self.store_compiled_sql(folder, context)

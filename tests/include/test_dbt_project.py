@@ -13,7 +13,10 @@ from cosmos.constants import DbtResourceType
 from cosmos.dbt.graph import DbtGraph
 
 from include import dbt_project
+from include.errors import ConfigError
 from include.rendering import OPERATORS
+
+READ: dict[str, list[str]] = {"environment": [], "folders": []}
 
 MANIFEST: dict[str, Any] = {
     "metadata": {"project_name": "elt", "generated_at": "now"},
@@ -51,9 +54,11 @@ def parses(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Stands in for `dbt parse`: notes each call, and writes a manifest."""
     calls: list[Path] = []
 
-    def parse(target: Path) -> None:
+    def parse(target: Path, variables: dict[str, Any]) -> None:
         calls.append(target)
         (target / "manifest.json").write_text(json.dumps(MANIFEST))
+        (target / "partial_parse.msgpack").touch()
+        (target / "read.json").write_text(json.dumps(READ))
 
     monkeypatch.setattr(dbt_project, "_parse", parse)
     return calls
@@ -62,7 +67,7 @@ def parses(project: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def test_parsed_again_when_a_file_changed_and_not_otherwise(project: Path, parses: list[Path]) -> None:
     dbt_project.graph_path()
     os.utime(project / "models/a.sql", (1, 1))
-    (project / "target/graph/of-a-person.sql").write_text("compiled")
+    (project / "target/compiled.sql").write_text("of a person")
     dbt_project.graph_path()
     assert len(parses) == 1, "times and dbt's own output are no reason to parse"
     changes = (
@@ -84,6 +89,69 @@ def test_parsed_again_by_another_dbt(parses: list[Path], monkeypatch: pytest.Mon
     assert len(parses) == 2
 
 
+def test_parsed_again_when_a_variable_changed_that_dbt_read(
+    parses: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(READ, "environment", ["REPORT_SCHEMA"])
+    monkeypatch.delenv("REPORT_SCHEMA", raising=False)
+    for number, value in enumerate(("reports", "other", ""), 2):
+        dbt_project.graph_path()
+        monkeypatch.setenv("REPORT_SCHEMA", value)
+        monkeypatch.setenv("UNREAD", value)
+        dbt_project.graph_path()
+        assert len(parses) == number
+    assert "reports" not in (parses[0].parent / "stamp.json").read_text(), "a value may be nobody's to read"
+
+
+def test_parsed_once_for_the_variables_of_a_run(parses: list[Path]) -> None:
+    manifests = {dbt_project._parsed(given)[0] for given in ({}, {"a": 1}, {"a": 2}, {"a": 1}, {}) for _ in range(2)}
+    assert len(parses) == len(manifests) == 3
+
+
+def test_files_beyond_links_and_of_folders_elsewhere_are_the_projects(
+    project: Path, parses: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("package", "shared"):
+        (tmp_path / name / "models").mkdir(parents=True)
+        (tmp_path / name / "models/m.sql").write_text("select 1")
+    (project / "dbt_packages").mkdir()
+    (project / "dbt_packages/package").symlink_to(tmp_path / "package")
+    (tmp_path / "package/models/round").symlink_to(tmp_path / "package")
+    monkeypatch.setitem(READ, "folders", [str(tmp_path / "shared/models")])
+    dbt_project.graph_path()
+    for number, name in enumerate(("package", "shared"), 2):
+        (tmp_path / name / "models/m.sql").write_text("select 2")
+        dbt_project.graph_path()
+        assert len(parses) == number
+    read = [path for path, _ in dbt_project._files([str(project), str(tmp_path / "package")])]
+    assert len(read) == len({os.path.realpath(path) for path in read}), "nothing is hashed twice"
+
+
+def test_an_image_of_another_environment_is_left_alone_and_parsed_beside(
+    project: Path, parses: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The folder that came with it belongs to root, and the container's file system can only be read."""
+    monkeypatch.setitem(READ, "environment", ["REPORT_SCHEMA"])
+    monkeypatch.setenv("REPORT_SCHEMA", "of the build")
+    baked = dbt_project.graph_path().read_bytes()
+    monkeypatch.setattr(dbt_project.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(dbt_project.os, "access", lambda path, mode: False)
+    assert dbt_project.graph_path().is_relative_to(project)
+    monkeypatch.setenv("REPORT_SCHEMA", "of the container")
+    for _ in range(2):
+        assert dbt_project.graph_path().is_relative_to(tmp_path / f"elt-dbt-{os.getuid()}")
+    assert len(parses) == 2
+    assert (project / "target/graph/graph.json").read_bytes() == baked
+
+
+def test_packages_that_are_not_those_of_the_lists_are_named(project: Path, parses: list[Path]) -> None:
+    dbt_project.graph_path()
+    (project / "packages.yml").write_text("packages: [{local: ../package}]")
+    with pytest.raises(ConfigError, match="packages.yml.* not installed, or the lists changed since; run `make setup`"):
+        dbt_project.graph_path()
+    assert len(parses) == 1
+
+
 def test_a_parse_that_failed_is_made_again(project: Path, parses: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     dbt_project.graph_path()
     (project / "models/a.sql").write_text("select 2")
@@ -99,7 +167,7 @@ def test_the_graph_is_what_rendering_reads_and_the_same_each_time(project: Path,
     graph = json.loads(written)
     assert graph["nodes"]["model.elt.a"]["place"] == ["marts", "a"] and "raw_code" not in written
     assert graph["tests"]["test.elt.b"]["parents"] == ["model.elt.a"] and "test.elt.b" not in graph["nodes"]
-    (project / "target/graph/fingerprint").unlink()
+    (project / "target/graph/stamp.json").unlink()
     MANIFEST["metadata"]["generated_at"] = "later"
     assert dbt_project.graph_path().read_text() == written
     assert len(parses) == 2, "Cosmos hashes the file: an Airflow DAG would get a new version for nothing"
