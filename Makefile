@@ -53,17 +53,20 @@ shop: setup ## create the sample shop, or change a slice of it, without running 
 ## Look after it
 .PHONY: plan reconcile rewind onboard
 COMMAND := $(LOCAL) exec python -m include.commands
+# What a person types reaches the commands in the environment, as it is: neither make nor a shell reads it.
+TYPED := TABLE TO REPAIR SOURCE SCHEMA TABLES INCLUDE EXCLUDE CURSOR_ZONE PREVIEW
+$(foreach name,$(TYPED),$(if $(filter undefined,$(origin $(name))),,$(eval override export $(name) := $$(value $(name)))))
 plan: setup ## what the next run would read and change, per table; changes nothing (TABLE=shop.orders)
-	@$(COMMAND) plan $(if $(TABLE),--table '$(TABLE)')
+	@$(COMMAND) plan
 
 reconcile: setup ## compare raw with the source, row by row where they differ (TABLE= REPAIR=1)
-	@$(COMMAND) reconcile $(if $(TABLE),--table '$(TABLE)') $(if $(REPAIR),--repair)
+	@$(COMMAND) reconcile
 
 rewind: setup ## read a table again: TABLE=shop.orders TO=<instant | run id | beginning>
-	@$(COMMAND) rewind --table '$(TABLE)' --to '$(TO)'
+	@$(COMMAND) rewind
 
-onboard: setup ## write sources, staging models, tests and grants: SOURCE=name TABLES="a b" (SCHEMA=public)
-	@$(COMMAND) onboard --source '$(SOURCE)' --schema '$(or $(SCHEMA),public)' --tables $(TABLES)
+onboard: setup ## bring a database into the project: SOURCE=erp (INCLUDE="sales.* hr.person" EXCLUDE="*_tmp" TABLES= SCHEMA= CURSOR_ZONE=UTC PREVIEW=1)
+	@$(COMMAND) onboard
 
 ## In containers (Docker)
 .PHONY: env build up down etl logs ps roles

@@ -91,12 +91,7 @@ def source_columns(connection: Connection, spec: TableSpec) -> tuple[Column, ...
             f"{spec.name}: {relation} {problem} in database {connection.info.dbname!r} on "
             f"{connection.info.host}:{connection.info.port}; create it, or correct `schema` or `identifier`"
         )
-    row = connection.execute("select has_table_privilege(%s, 'select')", (relation,)).fetchone()
-    if row is None or not row[0]:
-        raise TerminalError(
-            f"{spec.name}: role {connection.info.user!r} may not read it; "
-            f'run on the source: grant select on {relation} to "{connection.info.user}"'
-        )
+    _refuse_unreadable(connection, spec, [each.name for each in columns if spec.columns.get(each.name) != "omit"])
     types = {column.name: column.type for column in columns}
     for name in (*spec.key, *([spec.cursor] if spec.cursor else []), *spec.columns):
         if name not in types:
@@ -106,6 +101,25 @@ def source_columns(connection: Connection, spec: TableSpec) -> tuple[Column, ...
     if spec.cursor:
         _check_cursor(spec, next(column.declared_type for column in columns if column.name == spec.cursor))
     return _fitting(spec, tuple(_extracted(spec, columns)))
+
+
+def _refuse_unreadable(connection: Connection, spec: TableSpec, names: list[str]) -> None:
+    """Refuse a table of which the role may not read a column that is extracted: those that are omitted stay closed."""
+    relation = relation_text(spec.schema_name, spec.identifier)
+    query = """
+        select bool_and(has_column_privilege(attrelid, attnum, 'select')) from pg_attribute
+        where attrelid = to_regclass(%s) and attname = any(%s) and attnum > 0"""
+    row = connection.execute(query, (relation, names)).fetchone()
+    if row is None or row[0] is False:
+        only = (
+            f"({sql.SQL(', ').join(map(sql.Identifier, names)).as_string()}) "
+            if "omit" in spec.columns.values()
+            else ""
+        )
+        raise TerminalError(
+            f"{spec.name}: role {connection.info.user!r} may not read it; "
+            f'run on the source: grant select {only}on {relation} to "{connection.info.user}"'
+        )
 
 
 def _extracted(spec: TableSpec, columns: tuple[Column, ...]) -> Iterator[Column]:

@@ -6,9 +6,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
+from zoneinfo import available_timezones
 
 import psycopg
 import structlog
@@ -16,13 +19,19 @@ from airflow.models import Variable
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from include import maintenance
-from include.dbt_project import PROJECT_DIR
+from include.dbt_project import PROJECT_DIR, target_dir
 from include.errors import ConfigError, PipelineError
-from include.onboard.shape import read_table, slug
-from include.onboard.write import files_for, write
+from include.onboard import look
+from include.onboard.choose import Asked
+from include.onboard.names import slug
+from include.onboard.write import write
 from include.plan import Plan
+from include.sessions import Connection
 from include.sources import Tables, load_tables
-from include.tasks import session, spec_of
+from include.tasks import WAREHOUSE, session, spec_of
+
+VARIABLES = "table to repair source schema tables include exclude cursor_zone preview".split()
+"""Options that may come as environment variables, in capitals."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,9 +41,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--table", help="source.table; every table where it is missing")
     parser.add_argument("--to", help="rewind: an ISO instant, the id of a past run, or `beginning`")
     parser.add_argument("--repair", action="store_true", help="reconcile: read again what differs")
-    parser.add_argument("--source", default="", help="onboard: the connection to the tables' database")
-    parser.add_argument("--schema", default="public", help="onboard: the schema they are in")
-    parser.add_argument("--tables", nargs="*", default=[], help="onboard: their names")
+    parser.add_argument("--source", help="onboard: the connection to the tables' database")
+    parser.add_argument("--schema", help="onboard: the schema that TABLES are in; public where it is missing")
+    parser.add_argument("--tables", help="onboard: their names, quoted as a shell would")
+    parser.add_argument("--include", help="onboard: patterns such as `sales.* *_log`, instead of all tables")
+    parser.add_argument("--exclude", help="onboard: patterns of what stays out")
+    parser.add_argument("--cursor-zone", help="onboard: time zone of stamps that have none, such as UTC")
+    parser.add_argument("--preview", action="store_true", help="onboard: show everything, write nothing")
+    # The Makefile hands everything on in the environment, where no shell reads it.
+    parser.set_defaults(**{name: os.environ.get(name.upper(), "") for name in VARIABLES})
     given = parser.parse_args(arguments)
     try:
         return COMMANDS[given.command](given)
@@ -78,24 +93,59 @@ def rewind(given: argparse.Namespace) -> int:
 
 
 def onboard(given: argparse.Namespace) -> int:
-    """Add tables of a source database to the dbt project; everything is written, or nothing."""
-    source, root = given.source, PROJECT_DIR.parent
-    if not given.tables or slug(source) != source:
-        raise ConfigError('write SOURCE=name (small letters, digits and _) and TABLES="a b"')
+    """Bring tables of a source database into the dbt project, or the project up to the database."""
+    asked = _asked(given)
     try:
-        with session(source, read_only=True) as connection:
-            tables = [read_table(connection, source, given.schema, name) for name in dict.fromkeys(given.tables)]
-            files = files_for(tables, list(load_tables().specs.values()), connection, root)
-    except AirflowNotFoundException:
-        variable = f"AIRFLOW_CONN_{source.upper()}"
-        raise ConfigError(f"no connection is called {source!r}; set {variable} in .env or the environment") from None
-    write(files)
-    print("\n".join(f"wrote {path.relative_to(root)}" for path in files))
-    for table in tables:
-        for remark in table.remarks:
-            print(f"look at {table.source}.{table.name}: {remark}")
-    print(f"Next: run deploy/grants/{source}.sql on both servers, then `make run`.")
+        with session(asked.source, read_only=True) as source, session(WAREHOUSE) as warehouse:
+            asked = replace(asked, transformer=_transformer(warehouse))
+            print(f"Looking at {source.info.dbname}, and trying what would be written in a copy", flush=True)
+            found = look(source, warehouse, asked, list(load_tables().specs.values()), PROJECT_DIR.parent)
+    except AirflowNotFoundException as error:
+        name = asked.source if asked.source in str(error) else WAREHOUSE
+        variable = f"AIRFLOW_CONN_{name.upper()}"
+        raise ConfigError(f"no connection is called {name!r}; set {variable} in .env or the environment") from None
+    if given.preview:
+        print(found.details + "\n" + found.summary + "\nNothing was written: PREVIEW=1.")
+        return 0
+    write(found.made.files)
+    kept = target_dir() / f"onboard_{asked.source}.txt"
+    write({kept: found.details})
+    print(f"{found.summary}\nWrote {len(found.made.files)} files; all that there is to say of each table is in {kept}.")
+    if found.made.files:
+        files = " and ".join(f"deploy/grants/{asked.source}.{server}.sql" for server in ("source", "warehouse"))
+        print(f"Next: run {files}, each on its server, then `make run`.")
     return 0
+
+
+def _asked(given: argparse.Namespace) -> Asked:
+    if slug(given.source) != given.source or len(given.source) > 40:
+        raise ConfigError("write SOURCE=name: small letters, digits and _, 40 at most")
+    if given.cursor_zone and given.cursor_zone not in available_timezones():
+        raise ConfigError(f"CURSOR_ZONE={given.cursor_zone!r} is no time zone; write an IANA name such as UTC")
+    return Asked(
+        given.source,
+        tables=_names("TABLES", given.tables),
+        schema=given.schema or "public",
+        include=_names("INCLUDE", given.include),
+        exclude=_names("EXCLUDE", given.exclude),
+        zone=given.cursor_zone or None,
+    )
+
+
+def _names(variable: str, typed: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(typed))
+    except ValueError as error:
+        raise ConfigError(f"{variable}={typed!r}: {error}; quote names as for a shell") from None
+
+
+def _transformer(warehouse: Connection) -> str:
+    """The role that runs dbt."""
+    try:
+        with session(f"{WAREHOUSE}_dbt") as dbt:
+            return dbt.info.user
+    except AirflowNotFoundException:
+        return warehouse.info.user
 
 
 def _chosen(given: argparse.Namespace) -> Tables:

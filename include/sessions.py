@@ -9,11 +9,11 @@ from typing import Any
 
 import psycopg
 from psycopg import IsolationLevel, sql
-from psycopg.errors import WrongObjectType
+from psycopg.errors import InsufficientPrivilege, WrongObjectType
 from psycopg.pq import TransactionStatus
 from psycopg.rows import namedtuple_row, tuple_row
 
-from include.errors import TerminalError
+from include.errors import TerminalError, TransientError
 from include.poolers import refuse_shared_server
 from include.sql import statement
 
@@ -134,8 +134,25 @@ def lock_table(connection: Connection, schema: str, table: str) -> None:
     """
     query = sql.SQL("lock table {} in access share mode").format(sql.Identifier(schema, table))
     # What the server does not lock: foreign tables, and materialised views, whose refresh hides no row from us.
-    with suppress(WrongObjectType), connection.transaction():
-        connection.execute(query)
+    try:
+        with suppress(WrongObjectType), connection.transaction():
+            connection.execute(query)
+    except InsufficientPrivilege:
+        _lock_by_query(connection, schema, table)
+
+
+def _lock_by_query(connection: Connection, schema: str, table: str) -> None:
+    """Lock a table of which the role may read single columns: they do not suffice for LOCK, but for a query.
+
+    Raises:
+        TransientError: the table was truncated or rewritten between the query's snapshot and its lock.
+        InsufficientPrivilege: the role may read no column either.
+    """
+    connection.execute(sql.SQL("select from {} where false").format(sql.Identifier(schema, table)))
+    relation = relation_text(schema, table)
+    row = connection.execute(statement("rewritten"), {"relation": relation}).fetchone()
+    if row and row[0]:
+        raise TransientError(f"{relation} was truncated or rewritten as it was about to be read; it is read again")
 
 
 def identifiers(names: tuple[str, ...] | list[str], prefix: sql.Composable = sql.SQL("")) -> sql.Composed:

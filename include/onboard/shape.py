@@ -1,33 +1,40 @@
-"""What the source's catalog says of a table, and what follows from it for dbt and the extraction."""
+"""What the source's catalog says of its tables, and what follows from it for dbt and the extraction."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from psycopg.rows import dict_row
+from psycopg import DatabaseError, sql
+from psycopg.errors import FeatureNotSupported
 
-from include.catalog import filled_elsewhere
-from include.errors import ConfigError
-from include.sessions import Connection, relation_text
+from include.catalog import MAX_COLUMNS, NAMES_OF_OBJECTS, filled_elsewhere
+from include.onboard.names import slug
+from include.sessions import Connection, identifiers, relation_text
 from include.sources import LOADED_COLUMNS
 from include.sql import statement
 
 CURSOR = re.compile(r"(updated|modified|changed)(_?(at|on|ts|time|date))?$|^last_?(update|modif|change)", re.IGNORECASE)
 """Names of columns that every insert and update moves, by custom."""
 
-GENERIC = {"id", "name", "status", "type", "code", "description", "created_at", "updated_at", "deleted_at", "loaded_at"}
-"""Names that say nothing without their table, or that staging models use themselves."""
-
-GROUPS = ("ids", "strings", "numerics", "booleans", "times")
-_GROUP_OF_CATEGORY = {"N": "numerics", "B": "booleans", "D": "times", "T": "times"}
+KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
+"""What can be read and is no table: loaded where it is named."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A source column; `quoted` is its name as SQL writes it, `category` PostgreSQL's `typcategory`."""
+    """A source column.
+
+    Attributes:
+        quoted: Its name as SQL writes it.
+        type: Without length, precision or scale; of a domain its base type.
+        category: PostgreSQL's `typcategory`.
+        labels: Of an enum.
+        is_kept: A trigger sets it in every update.
+        is_text: Read as text, since the warehouse has no such type.
+    """
 
     name: str
     quoted: str
@@ -36,32 +43,68 @@ class Column:
     is_builtin: bool
     category: str
     description: str | None
+    is_readable: bool = True
+    labels: tuple[str, ...] | None = None
+    is_kept: bool = False
+    is_text: bool = False
 
-    @property
-    def staged_type(self) -> str:
-        """The type that staging casts to, as this project writes it."""
-        plain = self.type.replace(",", ", ").replace("timestamp with time zone", "timestamptz")
-        return plain if self.is_builtin else "text"
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """A column, and the one that it refers to."""
+
+    column: str
+    schema: str
+    table: str
+    parent_column: str
+    parent_quoted: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """A source table and what `make onboard` makes of it; `filled_elsewhere` as the catalog's function says it."""
+    """A source table and what `make onboard` makes of it.
+
+    Attributes:
+        name: Its name in dbt, in raw and in task ids.
+        filled_elsewhere: As the catalog's function says it.
+        zone: The time zone of stamps that have none; None where nobody said it.
+    """
 
     source: str
     schema: str
     identifier: str
+    relkind: str
     comment: str | None
     columns: tuple[Column, ...]
     key: tuple[str, ...]
     indexed: frozenset[str]
-    foreign_keys: dict[str, tuple[str, str, str]]
+    foreign_keys: tuple[ForeignKey, ...]
+    extension: str | None
+    is_partition: bool
+    is_child: bool
+    has_children: bool
+    is_subscribed: bool
+    may_use_schema: bool
+    hides_rows: bool
+    reltuples: float
+    name: str = ""
     filled_elsewhere: str | None = None
+    zone: str | None = None
 
-    @cached_property
-    def name(self) -> str:
-        """Its name in dbt, in raw and in task ids."""
-        return slug(self.identifier)
+    @property
+    def place(self) -> tuple[str, str]:
+        """Where it is in the source."""
+        return self.schema, self.identifier
+
+    @property
+    def relation(self) -> str:
+        """Its place as SQL writes it."""
+        return relation_text(*self.place)
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the role may read any of it."""
+        return self.may_use_schema and any(each.is_readable for each in self.columns)
 
     @property
     def entity(self) -> str:
@@ -72,112 +115,200 @@ class Table:
         return re.sub(r"(?<=ss|sh|ch|.x)es$|(?<=[^su])s$", "", plural)
 
     @property
-    def model(self) -> str:
-        """The staging model's name."""
-        return f"stg_{self.source}__{self.name}"
-
-    @property
     def description(self) -> str:
         """The table's comment, ended by its grain."""
         said = (self.comment or f"{self.name.replace('_', ' ').capitalize()} of {self.source}").strip().rstrip(".")
-        grain = f" One row per {' and '.join(self.key)}." if len(self.key) > 1 else f" One row per {self.entity}."
-        return said + "." + (grain if self.key else "")
+        return f"{said}. {self.grain}".rstrip()
+
+    @property
+    def grain(self) -> str:
+        """What one of its rows is."""
+        if not self.key:
+            return ""
+        return f"One row per {' and '.join(self.key) if len(self.key) > 1 else self.entity}."
+
+    @property
+    def omitted(self) -> tuple[Column, ...]:
+        """Columns that the role may not read, of a table that it may read."""
+        return tuple(each for each in self.columns if not each.is_readable) if self.is_readable else ()
+
+    @property
+    def loaded(self) -> tuple[Column, ...]:
+        """The columns that raw has."""
+        return tuple(each for each in self.columns if each not in self.omitted)
 
     @cached_property
-    def cursor(self) -> str | None:
-        """The column to read from a watermark on: its name promises it, it has a time zone and is never NULL."""
-        if self.filled_elsewhere:
+    def cursor(self) -> Column | None:
+        """The column to read from a watermark on: its name promises it, and an instant follows from it."""
+        if self.filled_elsewhere or not self.key:
             return None
-        found = [each.name for each in self._stamps if "with time zone" in each.type and each.is_not_null]
-        return min(found, key=lambda name: (name not in self.indexed, name)) if found else None
+        found = [each for each in self._stamps if self.zone or "with time zone" in each.type]
+        return min(
+            found, key=lambda each: (not each.is_not_null, each.name not in self.indexed, each.name), default=None
+        )
+
+    @property
+    def has_zoneless_stamp(self) -> bool:
+        """Whether a time zone would make a cursor of one of its columns."""
+        return bool(self._stamps)
 
     @property
     def _stamps(self) -> list[Column]:
-        return [each for each in self.columns if CURSOR.search(each.name) and each.type.startswith("timestamp")]
+        return [each for each in self.loaded if CURSOR.search(each.name) and each.type.startswith("timestamp")]
 
     @property
     def extract(self) -> dict[str, Any]:
         """Its entry under `config.meta.extract`."""
         entry: dict[str, Any] = {"key": list(self.key)} if self.key else {}
-        entry |= {"cursor": self.cursor} if self.key and self.cursor else {"mode": "full"}
-        if self.key and not self.cursor:
+        if self.cursor:
+            entry["cursor"] = self.cursor.name
+            if not self.cursor.is_not_null:
+                entry["null_cursor"] = "always"
+            if "without" in self.cursor.type:
+                entry |= {"cursor_zone": self.zone, "overlap": "1 hour"}
+        else:
+            entry["mode"] = "full"
+        if self.key:
             entry["deletes"] = "soft"
         if self.schema != "public":
             entry["schema"] = self.schema
         if self.identifier != self.name:
             entry["identifier"] = self.identifier
-        foreign = {each.name: "text" for each in self.columns if not each.is_builtin}
-        return entry | ({"columns": foreign} if foreign else {})
+        treated = {each.name: "omit" for each in self.omitted} | {e.name: "text" for e in self.loaded if e.is_text}
+        return entry | ({"columns": treated} if treated else {})
 
     @property
     def remarks(self) -> list[str]:
         """What a person should look at before the first run."""
         said = []
         if not self.key:
-            said.append("no primary key and no unique index over NOT NULL columns: all rows are replaced in every run")
+            why = (
+                "others inherit from it, and share keys"
+                if self.has_children
+                else "no primary key and no unique index over NOT NULL columns"
+            )
+            said.append(f"{why}: all rows are replaced in every run")
         elif self.filled_elsewhere:
             said.append(f"{self.filled_elsewhere}, and no cursor shows when its rows appear: every run reads all of it")
         elif not self.cursor:
-            why = [f"{each.name} is {each.type}{'' if each.is_not_null else ', nullable'}" for each in self._stamps]
-            said.append(
-                f"no cursor ({'; '.join(why) or 'no column is named like updated_at'}): every run reads all of it; "
-                "declare `cursor:` (with `cursor_zone:` or `null_cursor:`) where one is kept by all writers"
+            why = "; ".join(
+                f"{each.name} is {each.type}: give its time zone with CURSOR_ZONE=" for each in self._stamps
             )
-        elif self.cursor not in self.indexed:
-            said.append(f"{self.cursor} has no index: every run scans the table; create one in the source")
-        said += [f"{each.name} is {each.type}: loaded as text" for each in self.columns if not each.is_builtin]
+            said.append(f"no cursor ({why or 'no column is named like updated_at'}): every run reads all of it")
+        else:
+            said += self._of_cursor(self.cursor)
+        said += [f"{each.name} may not be read: left out" for each in self.omitted]
+        said += [f"{each.name} is {each.type}: loaded as text" for each in self.loaded if each.is_text]
         return said
 
-    def staged_name(self, column: str) -> str:
-        """The column's name in the staging model: generic names get the entity before them."""
-        plain = slug(column)
-        return f"{self.entity}_{plain}" if plain in GENERIC else plain
+    def _of_cursor(self, cursor: Column) -> list[str]:
+        said = []
+        if not cursor.is_kept:
+            said.append(
+                f"no trigger keeps {cursor.name}: an update that leaves it as it is is not read; `make reconcile` and "
+                "the weekly DAG find it"
+            )
+        if cursor.name not in self.indexed:
+            said.append(f"{cursor.name} has no index: every run scans the table; create one in the source")
+        if not cursor.is_not_null:
+            said.append(f"{cursor.name} may be NULL: such rows are read in every run")
+        return said
 
-    def grouped(self) -> list[tuple[str, list[Column]]]:
-        """Columns in the order of staging models: ids, strings, numerics, booleans, times."""
-        groups: dict[str, list[Column]] = {name: [] for name in GROUPS}
-        for each in self.columns:
-            is_id = each.name in self.key or each.name in self.foreign_keys or slug(each.name).endswith("_id")
-            groups["ids" if is_id else _GROUP_OF_CATEGORY.get(each.category, "strings")].append(each)
-        return list(groups.items())
+    def obstacle(self, *, is_named: bool) -> str | None:
+        """Why it is not onboarded, with what helps; None where it is.
+
+        Args:
+            is_named: A person asked for it by its whole name.
+        """
+        names = {each.name for each in self.columns}
+        if names.issuperset(LOADED_COLUMNS) or self.schema == "_elt":
+            return "this pipeline made it"
+        if not self.columns:
+            return "it has no columns"
+        if taken := names & set(LOADED_COLUMNS):
+            return f"column {sorted(taken)[0]!r} is a name that loading adds; rename it in the source"
+        if len(names) + len(LOADED_COLUMNS) > MAX_COLUMNS:
+            return f"it has {len(names)} columns, more than fit beside those that loading adds; make a view of fewer"
+        if self.hides_rows:
+            return "row security hides rows from the role; `alter role … bypassrls` in the source, then onboard again"
+        if is_named:
+            return None
+        if self.extension:
+            return f"it belongs to the extension {self.extension}"
+        if self.is_partition:
+            return "it is a partition, and its rows come with the whole"
+        if self.is_child:
+            return "it inherits, and its rows come with the table above it; name it in TABLES= to have its own columns"
+        if self.relkind in KINDS:
+            return f"it is {KINDS[self.relkind]}; name it in TABLES= to load it all the same"
+        return None
 
 
-def slug(name: str) -> str:
-    """A name that dbt, task ids and plain SQL accept."""
-    words = re.sub(r"[^0-9A-Za-z]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)).strip("_").lower()
-    return words if words and not words[0].isdigit() else f"t_{words}".rstrip("_")
+def read_tables(source: Connection, name: str, warehouse: Connection | None = None) -> list[Table]:
+    """Every relation of a source that could be loaded, in the order of schema and name.
 
-
-def read_table(connection: Connection, source: str, schema: str, identifier: str) -> Table:
-    """Read one table's shape from the catalog.
-
-    Raises:
-        ConfigError: it does not exist, is no table or view, or has columns that loading adds itself.
+    Args:
+        source: A session on it; needs no privilege on any table.
+        name: The source's name in dbt.
+        warehouse: Where they will be loaded: what types it lacks is read as text.
     """
-    relation = relation_text(schema, identifier)
-    with connection.cursor(row_factory=dict_row) as cursor:
-        found = cursor.execute(statement("table_shape"), {"relation": relation}).fetchone()
-    if found is None or found["relkind"] not in ("r", "p", "v", "m", "f"):
-        what = "does not exist" if found is None else "is no table"
-        raise ConfigError(
-            f"{relation} {what} in database {connection.info.dbname!r}; name tables with TABLES= and SCHEMA="
-        )
-    columns = tuple(Column(**each) for each in found["columns"] or ())
-    if taken := {each.name for each in columns} & set(LOADED_COLUMNS):
-        raise ConfigError(
-            f"{relation}: column {sorted(taken)[0]!r} is a name that loading adds; rename it in the source"
-        )
+    found = [_table(name, facts) for (facts,) in source.execute(statement("source_tables")).fetchall()]
+    types = {column.type for table in found for column in table.columns if column.is_builtin}
+    lacking = _lacking(warehouse, types) if warehouse else set()
+    return [_finished(source, table, lacking) for table in found]
+
+
+def _table(source: str, facts: dict[str, Any]) -> Table:
+    columns = tuple(Column(**each | {"labels": each["labels"] and tuple(each["labels"])}) for each in facts["columns"])
     return Table(
-        source=source,
-        schema=schema,
-        identifier=identifier,
-        comment=found["description"],
-        columns=columns,
-        key=tuple(found["key"]),
-        indexed=frozenset(found["indexed"]),
-        foreign_keys={
-            each["column_name"]: (each["parent_schema"], each["parent_table"], each["parent_column"])
-            for each in found["foreign_keys"]
-        },
-        filled_elsewhere=filled_elsewhere(connection, schema, identifier),
+        **facts
+        | {
+            "source": source,
+            "name": slug(facts["identifier"]),
+            "columns": columns,
+            "key": tuple(facts["key"]),
+            "indexed": frozenset(facts["indexed"]),
+            "foreign_keys": tuple(ForeignKey(**each) for each in facts["foreign_keys"]),
+        }
     )
+
+
+def _finished(source: Connection, table: Table, lacking: set[str]) -> Table:
+    columns = tuple(
+        replace(
+            column,
+            is_text=not column.is_builtin or column.type in lacking or bool(NAMES_OF_OBJECTS.match(column.type)),
+        )
+        for column in table.columns
+    )
+    may_be = table.relkind != "r" or table.has_children or table.is_subscribed
+    asked = may_be and table.may_use_schema and not table.is_partition
+    elsewhere = filled_elsewhere(source, *table.place) if asked else None
+    key = () if table.key and table.has_children and table.is_readable and _is_shared(source, table) else table.key
+    return replace(table, columns=columns, key=key, filled_elsewhere=elsewhere)
+
+
+def _is_shared(source: Connection, table: Table) -> bool:
+    """Whether rows of a table and of those that inherit from it have one key: its index covers its own rows alone."""
+    query = sql.SQL("select exists (select from {} group by {} having count(*) > 1)")
+    try:
+        row = source.execute(query.format(sql.Identifier(*table.place), identifiers(table.key))).fetchone()
+    except DatabaseError:  # a foreign server may not answer; each load counts anyway
+        return False
+    return bool(row and row[0])
+
+
+def _lacking(warehouse: Connection, types: set[str]) -> set[str]:
+    """Those of the types that the warehouse does not know, or knows by name alone."""
+    query = "select array_agg(type) from unnest(%s::text[]) as type where to_regtype(type) is null"
+    row = warehouse.execute(query, (sorted(types),)).fetchone()
+    return {*(row and row[0] or ())} | ({"xml", "xml[]"} if "xml" in types and not _has_xml(warehouse) else set())
+
+
+def _has_xml(warehouse: Connection) -> bool:
+    try:
+        with warehouse.transaction():
+            warehouse.execute("select cast('<a/>' as xml)")
+    except FeatureNotSupported:
+        return False
+    return True

@@ -1,132 +1,249 @@
-"""Write what `make onboard` found: everything, or nothing where one piece does not fit."""
+"""The files that add tables to the project, and what they say."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from psycopg import sql
 
 from include.errors import ConfigError
 from include.files import write_whole
-from include.onboard.shape import Table, slug
-from include.sessions import Connection, relation_text
-from include.sources import TableSpec
+from include.onboard import additions
+from include.onboard.grants import Reader, grants_for
+from include.onboard.names import as_text, fitting, free, in_model, is_jinja, on_one_line, slug, told_apart
+from include.onboard.shape import Column, Table
+from include.onboard.staging import Staged, columns_of_model, model_text, staged
+from include.sessions import Connection
+from include.sources import LOADED_COLUMNS, TableSpec
+from include.sql import statement
+
+
+@dataclass(frozen=True)
+class Written:
+    """What onboarding makes of the project.
+
+    Attributes:
+        files: Whole new contents by path: of files that are new or change, no others.
+        models: Staging models among them, by the table's name.
+        said: What a person is told, by the table's name.
+    """
+
+    files: dict[Path, str] = field(default_factory=dict)
+    models: dict[str, Path] = field(default_factory=dict)
+    said: dict[str, list[str]] = field(default_factory=dict)
+
+    def say(self, table: str, text: str) -> None:
+        """Keep something to tell."""
+        self.said.setdefault(table, []).append(text)
 
 
 def files_for(
-    tables: Sequence[Table], specs: Sequence[TableSpec], connection: Connection, root: Path
-) -> dict[Path, str]:
-    """The files that add tables to the project, by path, with their whole new contents.
+    tables: Sequence[Table],
+    specs: Sequence[TableSpec],
+    connection: Connection,
+    root: Path,
+    reader: Reader,
+    roles: tuple[str, str],
+) -> Written:
+    """The files that bring tables into the project, or the project up to the tables.
+
+    What is there stays: entries get columns that they lack, a staging model is written again where a person did not
+    write something else into it.
 
     Args:
-        tables: Tables of one source, to be added.
+        tables: Tables of one source, named (`with_names`).
         specs: Tables that the project has already.
-        connection: A session on the source; its role is the one that is granted what it needs.
+        connection: A session on the source.
         root: The checkout.
+        reader: Whom the source's tables are opened to.
+        roles: Who loads, and who runs dbt, in the warehouse.
 
     Raises:
-        ConfigError: a table is listed already, two would share a name, or a file there cannot be added to.
+        ConfigError: a file there cannot be added to.
     """
+    made = Written()
     source = tables[0].source
-    folder = root / "dbt" / "models" / "staging" / source
-    _refuse_doubles(tables, specs, folder)
+    reserved = {row[0] for row in connection.execute(statement("reserved_words")).fetchall()}
+    known = {spec.table for spec in specs if spec.source == source}
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted((root / "dbt").rglob("*.yml"))}
+    names = _test_names(texts.values())
     parents = _parents(tables, specs)
-    entries = [_render("table.yml", table=table, parents=parents) for table in tables]
-    models = [_render("model.yml", table=table) for table in tables]
-    header = _render("source.yml", source=source)
-    made = {folder / f"{table.model}.sql": _render("model.sql", table=table) for table in tables}
-    made[folder / "_sources.yml"] = _extended(folder / "_sources.yml", header, entries, "")
-    made[folder / "_models.yml"] = _extended(folder / "_models.yml", "models:\n", models, "\n")
-    made[root / "deploy" / "grants" / f"{source}.sql"] = _grants(tables, specs, connection)
+    entries, models = [], []
+    sources = next((path for path, text in texts.items() if _declares(text, source)), None)
+    folder = root / "dbt" / "models" / "staging" / source
+    for table in tables:
+        if table.name in known:
+            assert sources is not None
+            _bring_up_to_date(made, table, texts, sources, folder, reserved)
+            continue
+        columns = [_column(table, each, _tests(table, each, parents, names)) for each in table.loaded]
+        entries.append(_render("table.yml", table=table, columns=columns))
+        model = _free_model(root, table)
+        written = staged(table, reserved)
+        made.models[table.name] = folder / f"{model}.sql"
+        made.files[folder / f"{model}.sql"] = model_text(source, table.name, written)
+        models.append(_model(table, model, written))
+    if entries:
+        _add_entries(made, texts, sources or folder / "_sources.yml", source, entries)
+        _add_models(made, texts, folder / "_models.yml", models)
+    made.files.update(grants_for(reader, tables, specs, connection, roles, root / "deploy" / "grants"))
+    for path, text in [*made.files.items()]:
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            del made.files[path]
     return made
 
 
-def write(files: dict[Path, str]) -> None:
+def write(files: Mapping[Path, str]) -> None:
     """Write all files, each in one step."""
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text, is_private=False)
 
 
-def _refuse_doubles(tables: Sequence[Table], specs: Sequence[TableSpec], folder: Path) -> None:
-    listed = {(spec.source, spec.table) for spec in specs}
-    names: set[str] = set()
-    for table in tables:
-        if (table.source, table.name) in listed or (folder / f"{table.model}.sql").exists():
-            raise ConfigError(f"{table.source}.{table.name} is in the project already; leave it out of TABLES=")
-        if table.name in names:
-            raise ConfigError(
-                f"two of the tables would be called {table.name!r}; onboard one and name the other by hand"
-            )
-        names.add(table.name)
-
-
-def _parents(tables: Sequence[Table], specs: Sequence[TableSpec]) -> dict[tuple[str, str], tuple[str, str, str]]:
-    """(table, column) → (source, table, column) of foreign keys whose parent is in the project too."""
-    known = {(spec.schema_name, spec.identifier): spec.table for spec in specs if spec.source == tables[0].source}
-    known |= {(table.schema, table.identifier): table.name for table in tables}
-    return {
-        (table.name, column): (table.source, known[schema, parent], field)
-        for table in tables
-        for column, (schema, parent, field) in table.foreign_keys.items()
-        if (schema, parent) in known
-    }
-
-
-def _extended(path: Path, header: str, blocks: list[str], between: str) -> str:
-    """The file with blocks added to its last list, or a new file.
-
-    Raises:
-        ConfigError: the file does not end in that list; nothing was written.
-    """
-    before = path.read_text(encoding="utf-8").rstrip("\n") + "\n" + between if path.exists() else header
-    text = before + ("\n" if header.startswith("sources") else between).join(blocks)
-    wanted = _entries(before) + [entry for block in blocks for entry in yaml.safe_load(block)]
-    try:
-        is_right = _entries(text) == wanted
-    except yaml.YAMLError:
-        is_right = False
-    if not is_right:
-        raise ConfigError(
-            f"{path}: does not end in the list that the new entries belong to, so they were not added; "
-            "move that list to the end of the file and try again"
-        )
-    return text
-
-
-def _entries(text: str) -> list[Any]:
-    document = yaml.safe_load(text)
-    if "models" in document:
-        return document["models"] or []
-    return document["sources"][-1]["tables"] or []
-
-
-def _grants(tables: Sequence[Table], specs: Sequence[TableSpec], connection: Connection) -> str:
+def with_names(tables: Sequence[Table], specs: Sequence[TableSpec]) -> list[Table]:
+    """The tables with their names in dbt: those that they have there; for new ones, the plain name unless it would
+    stand for two, then one that says the schema."""
+    if not tables:
+        return []
     source = tables[0].source
-    places = {(spec.schema_name, spec.identifier) for spec in specs if spec.source == source}
-    places |= {(table.schema, table.identifier) for table in tables}
-    return _render(
-        "grants.sql",
-        source=source,
-        role=_quoted(connection.info.user),
-        database=_quoted(connection.info.dbname),
-        schemas=sorted({_quoted(schema) for schema, _ in places}),
-        relations=sorted(relation_text(*place) for place in places),
-        raw_schema=_quoted(f"raw_{source}"),
+    have = {(spec.schema_name, spec.identifier): spec.table for spec in specs if spec.source == source}
+    taken = set(have.values())
+    wanted = Counter(slug(table.identifier) for table in tables if table.place not in have)
+    named: dict[tuple[str, str], str] = dict(have)
+    for table in sorted(tables, key=lambda table: (table.identifier != slug(table.identifier), table.place)):
+        if table.place in have:
+            continue
+        plain = slug(table.identifier)
+        alike = {other.schema for other in tables if slug(other.identifier) == plain}
+        candidates = [f"{slug(table.schema)}_{plain}"]
+        if wanted[plain] == 1 or len(alike) == 1:
+            candidates = [plain, *candidates]
+        named[table.place] = free(candidates, taken, f"{table.schema}.{table.identifier}")
+    return [replace(table, name=named[table.place]) for table in tables]
+
+
+def _declares(text: str, source: str) -> bool:
+    return "sources:" in text and source in additions.names_in(text, ["sources"])
+
+
+def _bring_up_to_date(
+    made: Written, table: Table, texts: dict[Path, str], sources: Path, folder: Path, reserved: set[str]
+) -> None:
+    """Columns that the source has and the project has not; what a person wrote stays."""
+    place = ["sources", table.source, "tables", table.name, "columns"]
+    text = made.files.get(sources, texts[sources])
+    have = additions.names_in(text, place)
+    gone = {*have} - {as_text(each.name) for each in table.columns} - {*LOADED_COLUMNS, ""}
+    if gone:
+        made.say(table.name, f"gone from the source: {', '.join(sorted(gone))}; raw keeps them, NULL from now on")
+    new = [each for each in table.loaded if as_text(each.name) not in have] if have else []
+    if new:
+        blocks = [_column(table, each, []) for each in new]
+        made.files[sources] = additions.add(sources, text, place, blocks, LOADED_COLUMNS)
+        made.say(table.name, f"new columns: {', '.join(each.name for each in new)}")
+    path = folder / f"{fitting(f'stg_{table.source}__{table.name}')}.sql"
+    if not path.exists():
+        return
+    old = path.read_text(encoding="utf-8")
+    before = columns_of_model(old, table.source, table.name)
+    missing = [each for each in new if in_model(each.quoted) not in old]
+    if not missing:
+        return
+    if before is None:
+        lines = [f"        {each}," for each in staged(replace(table, columns=tuple(missing)), reserved)]
+        made.say(table.name, f"{path.name} is a person's, and stays; what it lacks:\n" + "\n".join(lines))
+        return
+    after = staged(table, reserved, before)
+    made.files[path] = model_text(table.source, table.name, after)
+    made.models[table.name] = path
+    described = folder / "_models.yml"
+    place = ["models", path.stem, "columns"]
+    text = made.files.get(described, texts.get(described, ""))
+    if text and additions.names_in(text, place):
+        described_new = [*_described(table, [each for each in after if each not in before])]
+        made.files[described] = additions.add(
+            described, text, place, described_new, ("is_deleted", "loaded_at", "deleted_at")
+        )
+
+
+def _add_entries(made: Written, texts: dict[Path, str], path: Path, source: str, entries: list[str]) -> None:
+    text = made.files.get(path, texts.get(path))
+    if text is None:
+        made.files[path] = _render("source.yml", source=source) + "\n".join(entries)
+    elif _declares(text, source):
+        made.files[path] = additions.add(path, text, ["sources", source, "tables"], entries)
+    else:
+        raise ConfigError(f"{path}: declares no source {source!r}; rename the file, or add the source to it")
+
+
+def _add_models(made: Written, texts: dict[Path, str], path: Path, models: list[str]) -> None:
+    text = made.files.get(path, texts.get(path))
+    made.files[path] = (
+        "models:\n" + "\n".join(models) if text is None else additions.add(path, text, ["models"], models)
     )
 
 
-def _quoted(name: str) -> str:
-    return sql.Identifier(name).as_string()
+def _free_model(root: Path, table: Table) -> str:
+    name = f"stg_{table.source}__{table.name}"
+    taken = {path.stem for path in (root / "dbt" / "models").rglob("*.sql")}
+    return fitting(name) if fitting(name) not in taken else told_apart(name, name)
 
 
-def _flow(value: Any) -> str:
-    """A value as YAML on one line."""
-    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6).removesuffix("...\n").strip()
+def _parents(tables: Sequence[Table], specs: Sequence[TableSpec]) -> dict[tuple[str, str], str]:
+    """Names of the tables that foreign keys can be tested against, by place."""
+    known = {(spec.schema_name, spec.identifier): spec.table for spec in specs if spec.source == tables[0].source}
+    return known | {table.place: table.name for table in tables}
+
+
+def _test_names(texts: Any) -> set[str]:
+    return {name for text in texts for name in re.findall(r"^ +name: ([\w.]+)$", text, re.MULTILINE)}
+
+
+def _tests(
+    table: Table, column: Column, parents: Mapping[tuple[str, str], str], names: set[str]
+) -> list[dict[str, Any]]:
+    """Tests that can fail: the source's own constraints hold in the source alone, at one moment.
+
+    What makes no test: raw's own primary key; NOT NULL, for a row is as the source had it.
+    """
+    if is_jinja(column.name):
+        return []  # dbt renders what it is told of a test, twice
+    tests: list[dict[str, Any]] = []
+    whole = f"{table.source}_{table.name}_{slug(column.name)}"
+    is_compared_as_text = column.is_text and not column.labels
+    for key in table.foreign_keys:
+        parent = parents.get((key.schema, key.table))
+        if key.column == column.name and parent and not is_compared_as_text and not is_jinja(key.parent_column):
+            name = free([f"{whole}_exists"], names, f"{table.name}.{column.name}.{parent}.{key.parent_column}")
+            arguments = {"to": f"source('{table.source}', '{parent}')", "field": key.parent_quoted}
+            tests.append({"kind": "relationships", "name": name, "arguments": arguments})
+    if column.labels and not any(is_jinja(label) for label in column.labels):
+        name = free([f"{whole}_is_known"], names, f"{table.name}.{column.name}")
+        values = [label.replace("'", "''") for label in column.labels]
+        tests.append({"kind": "accepted_values", "name": name, "arguments": {"values": values}})
+    return tests
+
+
+def _column(table: Table, column: Column, tests: list[dict[str, Any]]) -> str:
+    return _render("column.yml", column=column, tests=tests)
+
+
+def _described(table: Table, columns: Sequence[Staged]) -> Iterator[str]:
+    described = {in_model(each.quoted): each for each in table.columns}
+    for each in columns:
+        if each.expression in described:
+            yield _render("staged.yml", staged=each.name, column=described[each.expression])
+
+
+def _model(table: Table, model: str, columns: Sequence[Staged]) -> str:
+    said = table.description.removesuffix(table.grain).rstrip()
+    description = f"{said} Renamed; deleted ones are kept and marked. {table.grain}".rstrip()
+    return _render("model.yml", model=model, description=description, columns=_described(table, columns))
 
 
 _TEMPLATES = Environment(
@@ -135,7 +252,7 @@ _TEMPLATES = Environment(
     keep_trailing_newline=True,
     autoescape=False,
 )
-_TEMPLATES.filters |= {"yaml": _flow, "slug": slug}
+_TEMPLATES.filters |= {"yaml": on_one_line}
 
 
 def _render(name: str, **values: Any) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
 
-from include.errors import ConfigError, TerminalError
-from include.sessions import pin
+from include.errors import ConfigError, TerminalError, TransientError
+from include.sessions import lock_table, pin, snapshot
 from tests.conftest import Postgres
 from tests.include.conftest import Pipeline
 
@@ -98,3 +99,27 @@ def test_a_type_the_warehouse_lacks_is_read_as_text(pipeline: Pipeline) -> None:
 def test_an_unknown_column_is_named(pipeline: Pipeline) -> None:
     with pytest.raises(ConfigError, match="column 'emial' does not exist; it has id, amount, updated_at"):
         pipeline.extract(pipeline.spec(columns={"emial": "hash"}))
+
+
+def test_a_table_truncated_as_a_role_of_single_columns_locks_it_is_read_again(pipeline: Pipeline) -> None:
+    """To the snapshot of the query that locks, the table would be empty, and every row of raw deleted."""
+    pipeline.insert(1, 2)
+    role = f"columns_{pipeline.app.info.dbname}"
+    pipeline.app.execute(f"create role {role} login; grant select (id, updated_at) on orders to {role}")
+    reader = pin(psycopg.connect(pipeline.source_dsn, options=f"-c role={role}"), read_only=True)
+
+    def lock() -> None:
+        with snapshot(reader):
+            lock_table(reader, "public", "orders")
+
+    lock()
+    waiting = "select count(*) from pg_locks where not granted and pid = %s"
+    with psycopg.connect(pipeline.source_dsn) as application, ThreadPoolExecutor() as pool:
+        application.execute("truncate orders")
+        locking = pool.submit(lock)
+        while pipeline.app.execute(waiting, (reader.info.backend_pid,)).fetchone() == (0,) and not locking.done():
+            pass
+        application.commit()
+        with pytest.raises(TransientError, match="truncated or rewritten as it was about to be read"):
+            locking.result()
+    reader.close()

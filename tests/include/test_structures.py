@@ -213,7 +213,7 @@ def test_a_table_of_1597_columns(pipeline: Pipeline) -> None:
             r"create type public.e as enum \('a'\)",
         ),
         (
-            "create domain d as numeric(5,2); create table x (id int, v d)",
+            "create domain d as numeric(5,2); create table x (id int, v d[])",
             TerminalError,
             r"create domain public.d as numeric\(5,2\)",
         ),

@@ -5,18 +5,18 @@ with source as (
 renamed as (
     select
         -- ids
-        cast(id as bigint) as customer_id,
+        id as customer_id,
 
         -- strings
-        cast(name as text) as customer_name,
-        cast(email as text) as email,
+        name as customer_name,
+        email,
 
         -- booleans
         _deleted_at is not null as is_deleted,
 
         -- times
-        cast(created_at as timestamptz) as customer_created_at,
-        cast(updated_at as timestamptz) as customer_updated_at,
+        created_at as customer_created_at,
+        updated_at as customer_updated_at,
         _loaded_at as loaded_at,
         _deleted_at as deleted_at
     from source

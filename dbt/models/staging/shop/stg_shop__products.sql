@@ -5,21 +5,21 @@ with source as (
 renamed as (
     select
         -- ids
-        cast(id as bigint) as product_id,
+        id as product_id,
 
         -- strings
-        cast(name as text) as product_name,
-        cast(category as text) as category,
+        name as product_name,
+        category,
 
         -- numerics
-        cast(price as numeric(10, 2)) as list_price,
+        price as list_price,
 
         -- booleans
         _deleted_at is not null as is_deleted,
 
         -- times
-        cast(created_at as timestamptz) as product_created_at,
-        cast(updated_at as timestamptz) as product_updated_at,
+        created_at as product_created_at,
+        updated_at as product_updated_at,
         _loaded_at as loaded_at,
         _deleted_at as deleted_at
     from source
