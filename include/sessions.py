@@ -148,7 +148,8 @@ def _lock_by_query(connection: Connection, schema: str, table: str) -> None:
         TransientError: the table was truncated or rewritten between the query's snapshot and its lock.
         InsufficientPrivilege: the role may read no column either.
     """
-    connection.execute(sql.SQL("select from {} where false").format(sql.Identifier(schema, table)))
+    with connection.transaction():  # a savepoint: what is refused leaves the caller's transaction as it was
+        connection.execute(sql.SQL("select from {} where false").format(sql.Identifier(schema, table)))
     relation = relation_text(schema, table)
     row = connection.execute(statement("rewritten"), {"relation": relation}).fetchone()
     if row and row[0]:
