@@ -182,28 +182,6 @@ def _check_cursor(spec: TableSpec, cursor_type: str) -> None:
     raise ConfigError(f"{spec.name}: cursor {spec.cursor!r} is {cursor_type}; only timestamps work, or `mode: full`")
 
 
-def filled_elsewhere(connection: Connection, schema: str, table: str) -> str | None:
-    """What of a relation is filled by no transaction of this database: rows appear in it that no horizon waits for."""
-    row = connection.execute(statement("filled_elsewhere"), {"relation": relation_text(schema, table)}).fetchone()
-    return row and f"{row[0]} is {row[1]}"
-
-
-def refuse_cursor_of_elsewhere(connection: Connection, spec: TableSpec) -> None:
-    """Refuse to trust the cursor of a relation that is filled elsewhere, unless every run compares keys and cursors.
-
-    Raises:
-        ConfigError: names what is filled elsewhere and what to declare.
-    """
-    if spec.mode == "full" or spec.deletes == "soft":
-        return
-    filled = filled_elsewhere(connection, spec.schema_name, spec.identifier)
-    if filled:
-        raise ConfigError(
-            f"{spec.name}: {filled}: rows can appear in it after later ones were read, which a cursor misses; add "
-            "`deletes: soft` to `mode: incremental`, which compares keys and cursors in every run, or set `mode: full`"
-        )
-
-
 def check_types(
     source: Connection, warehouse: Connection, spec: TableSpec, columns: tuple[Column, ...]
 ) -> dict[str, list[str]]:

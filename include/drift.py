@@ -10,16 +10,16 @@ from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
 from psycopg.rows import dict_row
 
-from include.batch import Window
+from include.batch import Window, digest
 from include.catalog import (
     Column,
     check_types,
     raw_columns,
-    refuse_cursor_of_elsewhere,
     source_columns,
 )
 from include.errors import DriftError
 from include.extract.rows import in_window
+from include.proof import functions_in, origin, refuse_borrowed_names, refuse_unproven
 from include.sessions import Connection, relation_text
 from include.sources import LOADED_COLUMNS, TableSpec
 from include.sql import statement
@@ -97,8 +97,10 @@ def examine(
         DriftError: it changed in a way that needs a person; carries the statement or command to run.
     """
     columns = source_columns(source, spec)
-    refuse_cursor_of_elsewhere(source, spec)
+    refuse_unproven(source, spec)
     shape = shape_of(source, spec, columns)
+    if shape["views"]:
+        refuse_borrowed_names(source, spec, shape["functions"])
     labels = check_types(source, warehouse, spec, columns)
     raw = raw_columns(warehouse, spec)
     drift = Drift(labels=tuple(each for statements in labels.values() for each in statements))
@@ -127,11 +129,21 @@ def examine(
 def shape_of(source: Connection, spec: TableSpec, columns: tuple[Column, ...]) -> dict[str, Any]:
     """What the ledger keeps of a source table, as JSON."""
     values = {"relation": relation_text(spec.schema_name, spec.identifier)}
+    made_of: dict[str, Any] = {"made_of": {}, "beneath": {}, "views": {}, "trees": []}
     with source.cursor(row_factory=dict_row) as cursor:
         relation = cursor.execute(statement("shape"), values).fetchone()
-    assert relation is not None
+        assert relation is not None
+        if relation.pop("is_made"):
+            made_of = cursor.execute(statement("made_of"), values).fetchone() or made_of
+    called = functions_in(source, " ".join(made_of.pop("trees")))
+    functions = {each.signature: each.digest for each in called if each.is_own}
     described = {column.name: [column.number, column.declared_type, column.is_not_null] for column in columns}
-    return {**relation, "columns": described, "entry": spec.reading}
+    return {**relation, **made_of, "functions": functions, "columns": described, "entry": spec.reading}
+
+
+def fixed(shape: dict[str, Any]) -> str:
+    """Digest of what of a shape has to be the same while a table is read: not its files, which a TRUNCATE changes."""
+    return digest({name: value for name, value in shape.items() if name not in ("files", "changed_by")})
 
 
 def compare(spec: TableSpec, columns: tuple[Column, ...], raw: tuple[Column, ...]) -> Drift:
@@ -235,15 +247,38 @@ def _rewritten(last: dict[str, Any], shape: dict[str, Any], raw: tuple[Column, .
     changes = []
     for name, each in now.items():
         # Another column of an old name, or another type: PostgreSQL wrote all of its values anew.
-        if name in before and (each[:2] != before[name][:2] or _lost(last, shape, name)):
+        if name in before and (
+            each[:2] != before[name][:2] or _lost(last, shape, name) or _in_new_files(last, shape, name)
+        ):
             changes.append(f"column {name!r} was rewritten")
         elif name not in before and name in held:
             changes.append(f"column {name!r} is new, and raw has one of its name")
+    changes += [
+        f"what {name} is made of was changed"
+        for name, parts in last.get("beneath", {}).items()
+        if set(parts) - set(shape["beneath"].get(name, parts))
+    ]
+    functions = last.get("functions", {})
+    changes += [
+        f"function {name} was replaced"
+        for name, each in shape["functions"].items()
+        if each != functions.get(name, each)
+    ]
     views = last.get("views", {})
     changes += [f"column {name!r} was dropped from raw" for name in _dropped_from_raw(last, shape, raw)]
     return changes + [
         f"view {name} was replaced" for name, text in shape["views"].items() if text != views.get(name, text)
     ]
+
+
+def _in_new_files(last: dict[str, Any], shape: dict[str, Any], name: str) -> bool:
+    """Whether a column's entry and the table's files changed, as by `alter column … type` to the type that it has.
+
+    VACUUM FULL or TRUNCATE give other files alone, a default or a NOT NULL another entry.
+    """
+    changed_by = last.get("changed_by", {}).get(name)
+    is_touched = changed_by is not None and changed_by != shape["changed_by"].get(name)
+    return is_touched and last["files"] != shape["files"]
 
 
 def _dropped_from_raw(last: dict[str, Any], shape: dict[str, Any], raw: tuple[Column, ...]) -> list[str]:
@@ -278,7 +313,14 @@ def _attached(
     """Partitions that came with rows of before the window."""
     known = last.get("partitions", shape["partitions"])
     new = sorted(set(shape["partitions"]) - set(known))
-    names = source.execute("select oid::regclass::text from unnest(%s::oid[]) as oid", (new,)).fetchall() if new else []
+    if not new:
+        return []
+    if shape["views"]:
+        cursor = origin(source, spec.schema_name, spec.identifier, spec.cursor).cursor
+        if cursor is None:  # nothing goes by a cursor here: whole rows are compared
+            return []
+        spec = spec.model_copy(update={"cursor": cursor})
+    names = source.execute("select oid::regclass::text from unnest(%s::oid[]) as oid", (new,)).fetchall()
     return [
         f"partition {name} was attached with older rows"
         for (name,) in names

@@ -14,12 +14,13 @@ from psycopg.rows import dict_row
 from include.batch import Batch, Horizon, Part, Staged, Window, digest, to_text
 from include.buckets import WHOLE, Buckets
 from include.catalog import Column, check_types, source_columns
-from include.drift import Drift, examine, shape_of
+from include.drift import Drift, examine, fixed, shape_of
 from include.errors import DriftError, TerminalError, TransientError
 from include.extract.deletes import differing_buckets
 from include.extract.ranges import find_bounds, in_range
 from include.extract.rows import in_window, instant, rows_of
 from include.extract.stream import Copied, copy_format, stream
+from include.proof import unproven
 from include.server import Server, expect, is_durable, server_of
 from include.sessions import Connection, identifiers, lock_table, relation_text, snapshot
 from include.sources import TableSpec
@@ -115,7 +116,7 @@ def begin_extraction(source: Connection, warehouse: Connection, request: Request
         mark=_mark(spec, request, window, ticket.started_at) if spec.cursor else None,
         watermark_before=request.watermark_before,
         started_at=ticket.started_at,
-        shape=digest(found.shape),
+        shape=fixed(found.shape),
         entry=digest(spec.reading),
         added=tuple(column.name for column in found.drift.added) if found.has_raw else None,
         number=0,
@@ -169,7 +170,7 @@ def _stage_part(
     loss = find_loss(warehouse, spec, seen.server) if window.mode != "repair" else None
     columns = source_columns(source, spec)
     names, form = [column.name for column in columns], copy_format(column.type for column in columns)
-    if check_types(source, warehouse, spec, columns) or digest(shape_of(source, spec, columns)) != part.shape:
+    if check_types(source, warehouse, spec, columns) or fixed(shape_of(source, spec, columns)) != part.shape:
         problem = f"{spec.name}: its columns or the labels of their types changed while it was about to be read"
         if spec.rows_per_range:
             raise TerminalError(f"{problem}; clear the table's {spec.first_task} task, which looks at it again")
@@ -189,7 +190,8 @@ def _stage_part(
     if window.reads_all:
         held = WHOLE
     elif window.mode == "incremental" and (loss or spec.deletes == "soft"):
-        content = names if loss else [*spec.key, spec.cursor or ""]
+        is_unproven = unproven(source, spec.schema_name, spec.identifier, spec.cursor)
+        content = names if loss or is_unproven else [*spec.key, spec.cursor or ""]
         differing = differing_buckets(source, warehouse, spec, columns, content, staging)
         if differing.numbers:
             held = differing

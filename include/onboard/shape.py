@@ -10,8 +10,9 @@ from typing import Any
 from psycopg import DatabaseError, sql
 from psycopg.errors import FeatureNotSupported
 
-from include.catalog import MAX_COLUMNS, NAMES_OF_OBJECTS, filled_elsewhere
+from include.catalog import MAX_COLUMNS, NAMES_OF_OBJECTS
 from include.onboard.names import slug
+from include.proof import unproven
 from include.sessions import Connection, identifiers, relation_text
 from include.sources import LOADED_COLUMNS
 from include.sql import statement
@@ -66,7 +67,7 @@ class Table:
 
     Attributes:
         name: Its name in dbt, in raw and in task ids.
-        filled_elsewhere: As the catalog's function says it.
+        filled_elsewhere: Why the catalog does not prove that a cursor shows every change of it.
         zone: The time zone of stamps that have none; None where nobody said it.
     """
 
@@ -283,7 +284,7 @@ def _finished(source: Connection, table: Table, lacking: set[str]) -> Table:
     )
     may_be = table.relkind != "r" or table.has_children or table.is_subscribed
     asked = may_be and table.may_use_schema and not table.is_partition
-    elsewhere = filled_elsewhere(source, *table.place) if asked else None
+    elsewhere = unproven(source, *table.place, table.cursor and table.cursor.name) if asked else None
     key = () if table.key and table.has_children and table.is_readable and _is_shared(source, table) else table.key
     return replace(table, columns=columns, key=key, filled_elsewhere=elsewhere)
 

@@ -376,7 +376,10 @@ SUBSCRIBE = (
             "create table c (id bigint primary key); create view t as select orders.* from orders join c using (id)",
             "public.t is a view of more than the rows of one table",
         ),
-        ("create view t as select * from orders where updated_at < now()", "public.t is a view that goes by the time"),
+        (
+            "create view t as select * from orders where updated_at < now()",
+            r"public.t is a view that calls now\(\), which may .*",
+        ),
     ],
     ids=[
         "materialized view",

@@ -186,6 +186,120 @@ def test_a_generated_column_of_another_expression_is_read_whole(pipeline: Pipeli
     pipeline.assert_equal("id, gross")
 
 
+@pytest.mark.parametrize(
+    ("create", "value", "alter"),
+    [
+        (
+            "create type t as enum ('sad', 'happy')",
+            "sad",
+            "alter type t rename value 'sad' to 'x'; alter type t rename value 'happy' to 'sad';"
+            "alter type t rename value 'x' to 'happy'",
+        ),
+        (
+            "create type mood as enum ('sad', 'happy'); create domain t as mood",
+            "sad",
+            "alter type mood rename value 'sad' to 'x'; alter type mood rename value 'happy' to 'sad';"
+            "alter type mood rename value 'x' to 'happy'",
+        ),
+        (
+            "create type mood as enum ('sad', 'happy'); create type t as (n int, moods mood[])",
+            '(1,"{sad}")',
+            "alter type mood rename value 'sad' to 'x'; alter type mood rename value 'happy' to 'sad';"
+            "alter type mood rename value 'x' to 'happy'",
+        ),
+        ("create type t as (x int, y int)", "(1,2)", "alter type t drop attribute y; alter type t add attribute y int"),
+        (
+            "create type part as (y int); create type t as (x int, p part)",
+            '(1,"(2)")',
+            "alter type part drop attribute y; alter type part add attribute y int",
+        ),
+    ],
+    ids=["enum", "domain", "composite", "attribute", "attribute of an attribute"],
+)
+@pytest.mark.parametrize("treatment", [{"v": "text"}, {}])
+def test_a_type_whose_values_read_otherwise_under_the_same_names_is_read_whole(
+    pipeline: Pipeline, create: str, value: str, alter: str, treatment: dict[str, str]
+) -> None:
+    """Labels renamed crosswise: each is still there."""
+    pipeline.warehouse.execute("set search_path = public")
+    pipeline.warehouse.execute(create)
+    pipeline.warehouse.execute("set search_path = pg_catalog")
+    change(pipeline, f"{create}; alter table orders add v t; insert into orders values (1, 1, '2026-01-01', '{value}')")
+    spec = pipeline.spec(columns=treatment)
+    pipeline.run(spec)
+    before = pipeline.raw("select v::text from raw_shop.orders")
+    change(pipeline, alter)
+    assert pipeline.run(spec).mode == "full"
+    pipeline.assert_equal("id, v::text")
+    assert pipeline.raw("select v::text from raw_shop.orders") != before
+    assert pipeline.run(spec).mode == "incremental"
+
+
+def test_a_function_that_is_replaced_and_the_same_expression_set_again(pipeline: Pipeline) -> None:
+    gross = "create or replace function gross(n numeric) returns numeric immutable language sql as 'select n * {}'"
+    change(pipeline, gross.format(2))
+    change(pipeline, "alter table orders add gross numeric generated always as (gross(amount)) stored")
+    change(pipeline, "insert into orders (id, amount, updated_at) values (1, 1, '2026-01-01')")
+    spec = pipeline.spec()
+    pipeline.run(spec)
+    assert pipeline.run(spec).mode == "incremental"
+    change(pipeline, gross.format(3))
+    assert pipeline.run(spec).mode == "full"
+    change(pipeline, "alter table orders alter gross set expression as (gross(amount))")
+    assert pipeline.run(spec).mode == "full"
+    pipeline.assert_equal("id, gross")
+    assert pipeline.raw("select gross from raw_shop.orders") == [(3,)]
+    assert pipeline.run(spec).mode == "incremental"
+
+
+PARTED = (
+    "create table t (like orders including all) partition by hash (id);"
+    "create table u partition of t for values with (modulus 1, remainder 0)"
+)
+
+
+@pytest.mark.parametrize("table", ["orders", "t"])
+def test_a_column_whose_type_is_set_to_what_it_is_with_other_values_is_read_whole(
+    pipeline: Pipeline, table: str
+) -> None:
+    if table == "t":
+        change(pipeline, PARTED)
+    change(pipeline, f"insert into {table} values (1, 1, '2026-01-01')")
+    spec = pipeline.spec(table)
+    pipeline.run(spec)
+    change(pipeline, f"alter table {table} alter amount type numeric using amount * 100")
+    assert pipeline.run(spec).mode == "full"
+    pipeline.assert_equal(table=table)
+    assert pipeline.run(spec).mode == "incremental"
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        "vacuum full orders",
+        "alter table orders alter amount set default 7, alter amount set not null; analyze orders",
+        "alter table orders add column later int; create index on orders (amount); grant select on orders to public",
+        "alter table orders rename amount to sum; alter table orders rename sum to amount",
+    ],
+)
+def test_what_changes_no_value_costs_no_whole_read(pipeline: Pipeline, harmless: str) -> None:
+    pipeline.insert(1, at="'2026-01-01'")
+    pipeline.run(pipeline.spec())
+    for statement in harmless.split("; "):
+        pipeline.app.execute(statement)
+    assert pipeline.run(pipeline.spec()).mode == "incremental"
+
+
+def test_a_truncate_while_ranges_are_read_is_no_other_shape(pipeline: Pipeline) -> None:
+    pipeline.fill(100)
+    spec = pipeline.spec(rows_per_range=40)
+    first, *rest = pipeline.cut(spec)
+    batches = [pipeline.read(spec, first)]
+    change(pipeline, "truncate orders; alter table orders alter amount set default 1")
+    batches += [pipeline.read(spec, part) for part in rest]
+    pipeline.load(spec, *batches)
+
+
 @pytest.mark.parametrize("below", [False, True])
 def test_a_view_of_another_definition_is_read_whole(pipeline: Pipeline, below: bool) -> None:
     change(pipeline, "insert into orders select n, n, '2026-01-01' from generate_series(1, 2) n")
