@@ -284,7 +284,7 @@ def _finished(source: Connection, table: Table, lacking: set[str]) -> Table:
     )
     may_be = table.relkind != "r" or table.has_children or table.is_subscribed
     asked = may_be and table.may_use_schema and not table.is_partition
-    elsewhere = unproven(source, *table.place, table.cursor and table.cursor.name) if asked else None
+    elsewhere = unproven(source, *table.place, table.cursor.name if table.cursor else None) if asked else None
     key = () if table.key and table.has_children and table.is_readable and _is_shared(source, table) else table.key
     return replace(table, columns=columns, key=key, filled_elsewhere=elsewhere)
 

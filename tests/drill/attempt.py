@@ -106,10 +106,14 @@ class Attempt:
         context = {
             "run_id": run.run_id,
             "params": run.params,
-            "dag_run": SimpleNamespace(run_type=run.run_type, dag_id="elt_pipeline", run_id=run.run_id),
+            "dag_run": SimpleNamespace(
+                run_type=run.run_type,
+                dag_id="elt_pipeline",
+                run_id=run.run_id,
+                data_interval_start=run.interval and run.interval[0],
+                data_interval_end=run.interval and run.interval[1],
+            ),
             "ti": SimpleNamespace(get_dagrun_state=lambda _, run_id: store.get(f"state_{run_id}")),
-            "data_interval_start": run.interval and run.interval[0],
-            "data_interval_end": run.interval and run.interval[1],
         }
 
         def impatient(connection: psycopg.Connection, **given: Any) -> psycopg.Connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from dataclasses import replace as changed
@@ -9,7 +10,7 @@ from typing import Any
 
 from psycopg import sql
 
-from include import tasks
+from include import drift, tasks
 from include.extract import horizon, table
 from include.extract.horizon import read_horizon
 from include.load import publish
@@ -112,6 +113,31 @@ def any_server_will_do() -> None:
     replace(table, "find_loss", lambda *_: None)
 
 
+def every_view_trusted() -> None:
+    """Go by the cursor of any view. What other rows or the time decide changes without it."""
+    replace(drift, "refuse_unproven", lambda *_: None)
+
+
+def keys_and_cursors_alone() -> None:
+    """Compare no more of a view that joins: a joined value that changes stays as it was."""
+    replace(table, "unproven", lambda *_: None)
+
+
+def used_keys_taken_for_known() -> None:
+    """Ask no new row of an append table whether raw has its key, as if each were known."""
+    replace(publish, "refuse_known_keys", lambda *_: None)
+
+
+def labels_by_name() -> None:
+    """Look whether a label is still there, not which it is."""
+    lost = drift._lost
+
+    def mutant(*given: Any) -> Any:
+        return {part for part in lost(*given) if not re.match(r"label \d+ ", part)}
+
+    replace(drift, "_lost", mutant)
+
+
 ONE_RUN, TWO_RUNS = {"one_run": 1.0}, {"two_runs": 1.0}
 
 LOST, PHANTOM = r"lost \d+ rows|not in raw", "that the source had lost"
@@ -155,4 +181,13 @@ MUTANTS = {
     "any server will do": Mutant(
         Plan(120, ("orders",), {"made_anew": 1.0}, {}, 0, any_server_will_do, made_anew=True), f"{PHANTOM}|{LOST}"
     ),
+    "any view trusted": Mutant(
+        Plan(60, ("sold",), {"unproven_view": 1.0, "one_run": 1.0}, {}, 0, every_view_trusted), "should have said"
+    ),
+    "joined values not compared": Mutant(Plan(4, ("rated",), ONE_RUN, {}, 0, keys_and_cursors_alone), LOST),
+    "used keys taken for known": Mutant(
+        Plan(60, ("events", "orders"), {"used_keys": 1.0, "one_run": 1.0}, {}, 0, used_keys_taken_for_known),
+        "should have said",
+    ),
+    "labels compared by name": Mutant(Plan(8, ("shapes",), {"crosswise_labels": 1.0}, {}, 0, labels_by_name), LOST),
 }

@@ -29,6 +29,31 @@ FORK = multiprocessing.get_context("fork")
 CUT_WRITERS_OFF = "select pg_terminate_backend(pid, 1000) from pg_stat_activity where usename = 'shop_app'"
 
 
+ROWS = "select pair, half, parent, amount, body, version, updated_at from sold_rows"
+
+PROVEN_VIEWS = (
+    ROWS,
+    f"{ROWS} where half in (0, 1) and (body is null or length(body) > 0 or body = '')",
+    f"{ROWS} where public.in_cents(amount) is not null",
+    "select pair, half, parent, amount, coalesce(body, 'none') as body, version, updated_at from only sold_rows",
+    "select pair, half, parent, amount, updated_at::date::text as body, version, updated_at from sold_rows",
+)
+"""What `sold` may be: rows of one table that its cursor shows."""
+
+UNPROVEN_VIEWS = (
+    f"{ROWS} where exists (select from rates where number = pair % 5 and rate > 0)",
+    f"{ROWS} where public.rate_of(pair) > 0",
+    f"{ROWS} where updated_at < now() + interval '1 day'",
+    f"{ROWS} where updated_at::date <= current_date + 1",
+    f"{ROWS} union all {ROWS} where false",
+    f"{ROWS} limit 1000000",
+    "select pair, half, parent, amount, (select 'a' from rates limit 1) as body, version, updated_at from sold_rows",
+    "select pair, half, parent, amount, body, version, updated_at + interval '0' as updated_at from sold_rows",
+    "select distinct pair, half, parent, amount, body, version, updated_at from sold_rows",
+)
+"""What it may not: other rows or the time decide, or its cursor is computed."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a schedule is made of.
@@ -50,6 +75,7 @@ class Plan:
             "one_run": 6, "two_runs": 2, "backfill_beside": 2, "window_by_hand": 1, "full_refresh": 1, "person": 2,
             "hidden_rows": 0.5, "frozen_columns": 0.5, "moving_front": 0.6, "failover": 0.3, "async_crash": 0.5,
             "made_anew": 0.3,
+            "unproven_view": 0.5, "used_keys": 0.5, "crosswise_labels": 0.5,
         }  # fmt: skip
     )
     faults: dict[str, float] = field(default_factory=lambda: KINDS)
@@ -186,7 +212,10 @@ class Schedule:
 
     async def hidden_rows(self) -> None:
         """A row-level policy appears in the source: the run has to say so, and not to go on without the rows."""
-        policy = f"alter table {self.rng.choice(self.specs).table} {{}} row level security"
+        tables = [spec.table for spec in self.specs if spec.table not in writers.BENEATH]
+        if not tables:
+            return
+        policy = f"alter table {self.rng.choice(tables)} {{}} row level security"
         await self._refused("row-level security", policy.format("enable"), policy.format("disable"))
 
     async def frozen_columns(self) -> None:
@@ -271,6 +300,34 @@ class Schedule:
         if not may_write:
             self.world.ask(SOURCE, lambda connection: connection.execute(CUT_WRITERS_OFF))
 
+    async def unproven_view(self) -> None:
+        """A view is replaced by one whose changes no cursor shows: the run has to stop at it, until it is another."""
+        for spec in (spec for spec in self.specs if spec.table == "sold" and spec.table in self.runs.loaded):
+            replace_view = f"create or replace view {spec.table} as {{}}"
+            await self._refused(
+                "add `deletes: soft`",
+                replace_view.format(self.rng.choice(UNPROVEN_VIEWS)),
+                replace_view.format(self.rng.choice(PROVEN_VIEWS)),
+            )
+
+    async def used_keys(self) -> None:
+        """Rows of an append table are changed: the run has to stop at it, and the advised refresh to bring them."""
+        for spec in (spec for spec in self.specs if spec.mode == "append" and spec.table in self.runs.loaded):
+            change = f"update {spec.table} set body = body || '!', updated_at = now() where pair = 1"
+            await self._refused("`mode: append`", change, "select")
+            self.runs.expected_refusals.add("`mode: append`")  # of what a zombie read before
+            refresh = self._scheduled("manual", full_refresh=True)
+            if not await self.runs.run(refresh, [spec], calm=True):
+                self.runs.violations.append(f"a refresh of {spec.table} as advised was red")
+            await self.runs.end()
+            self.runs.expected_refusals.discard("`mode: append`")
+
+    async def crosswise_labels(self) -> None:
+        """Two labels of an enum get each other's name: every row that has one reads otherwise, and no cursor moves."""
+        if "shapes" in self.runs.loaded:
+            self.world.ask(SOURCE, _rename_crosswise)
+        await self.one_run()
+
     async def _refused(self, refusal: str, change: str, undo: str) -> None:
         """Change the source in a way that the next run has to refuse, for that run."""
         await self.runs.end()  # a zombie may hold a lock on the table
@@ -296,6 +353,13 @@ class Schedule:
     def _interval(self) -> tuple[datetime, datetime]:
         start = datetime.now(UTC) - timedelta(seconds=self.rng.uniform(1, 20))
         return start, start + timedelta(seconds=self.rng.uniform(0.5, 10))
+
+
+def _rename_crosswise(connection: psycopg.Connection) -> None:
+    connection.execute("alter type mood add value if not exists 'odd'")
+    with connection.transaction():
+        for old, new in (("fine", "between"), ("odd", "fine"), ("between", "odd")):
+            connection.execute(f"alter type mood rename value '{old}' to '{new}'")
 
 
 def _insist(connection: psycopg.Connection, change: str) -> None:

@@ -29,6 +29,9 @@ BLOB_PAIRS = 2200
 BLOB = "(select string_agg(md5((pair * n + half)::text), '') from generate_series(1, 128) as n)"
 """4 kB that do not compress."""
 
+BENEATH = {"sold": "sold_rows", "rated": "rated_rows"}
+"""Views, each with the table that is written."""
+
 WIDER = {"smallint": "integer", "integer": "bigint"}
 
 BERLIN = "-c timezone=Europe/Berlin -c lock_timeout=500ms"
@@ -37,6 +40,11 @@ BERLIN = "-c timezone=Europe/Berlin -c lock_timeout=500ms"
 
 RACES = (psycopg.OperationalError, psycopg.errors.DuplicateColumn, psycopg.errors.UndefinedColumn)
 """Cut off, deadlocked, refused a lock, or another writer was faster to change a column."""
+
+
+def written(spec: TableSpec) -> str:
+    """The table that is written, for a view the one beneath it."""
+    return BENEATH.get(spec.table, spec.table)
 
 
 @dataclass
@@ -55,6 +63,8 @@ class Writer:
             self._insert(spec)
         elif spec.table == "blobs":
             self._update(spec, everything=self.rng.random() < 0.1)
+        elif spec.table == "rated":  # never deleted: what a view joins shows in no key
+            self.rng.choice((self._rate, self._update, self._insert))(spec)
         elif spec.table == "orders":
             self.rng.choices((self._update, self._insert), (4, 1))[0](spec)
         else:
@@ -62,7 +72,7 @@ class Writer:
             self.rng.choices(ways, (12, 3, 1, 1, 0.5 if self.connection.autocommit else 0))[0](spec)
 
     def _do(self, query: str, spec: TableSpec, **values: object) -> None:
-        identifier = sql.Identifier(spec.table)
+        identifier = sql.Identifier(written(spec))
         done = self.connection.execute(sql.SQL(query).format(t=identifier), values)
         self.changed += max(done.rowcount, 0)
 
@@ -102,6 +112,11 @@ class Writer:
             cross join (values (0), (1)) as halves (half)"""
         self._do(query, spec, count=self.rng.randrange(1, 30), **self._stamp(spec))
 
+    def _rate(self, spec: TableSpec) -> None:
+        """Change what a view shows beside the rows that carry its cursor."""
+        query = "update rates set rate = 2 + (rate + 1) %% 7 where number = %(number)s"
+        self._do(query, spec, number=self.rng.randrange(5))
+
     def _delete(self, spec: TableSpec) -> None:
         self._do(f"delete from {{t}} where {self.IN_SLICE}", spec, **self._slice())
 
@@ -114,8 +129,8 @@ class Writer:
     def _reload(self, spec: TableSpec) -> None:
         """Truncate and write most of it again, the way exports arrive."""
         with self.connection.transaction():
-            self.connection.execute(f"create temp table kept on commit drop as table {spec.table}")
-            self.connection.execute(f"truncate {spec.table}")
+            self.connection.execute(f"create temp table kept on commit drop as table {written(spec)}")
+            self.connection.execute(f"truncate {written(spec)}")
             self._do(
                 "insert into {t} select * from kept where pair %% 50 <> %(rest)s", spec, rest=self.rng.randrange(50)
             )
@@ -167,7 +182,7 @@ class Writer:
         values = {"seconds": self.rng.uniform(0.1, 1.5), **self._slice(), **self._stamp(spec)}
         with self._open():
             cursor = psycopg.ClientCursor(self.connection)
-            cursor.execute(sql.SQL(query).format(t=sql.Identifier(spec.table)), values)
+            cursor.execute(sql.SQL(query).format(t=sql.Identifier(written(spec))), values)
             while cursor.nextset():
                 pass
             self.changed += cursor.rowcount
@@ -264,7 +279,7 @@ def fill(dsn: str, specs: list[TableSpec], later: int = 0) -> int:
         for spec in specs:
             count, body = (BLOB_PAIRS, BLOB) if spec.table == "blobs" else (PAIRS, "null")
             query = f"""
-                insert into {spec.table} (pair, half, amount, body, updated_at)
+                insert into {written(spec)} (pair, half, amount, body, updated_at)
                 select pair, half, (1 - 2 * half) * pair, {body}, now() - interval '1 hour'
                 from generate_series({1 + later}, {count + later}) as pair
                 cross join (values (0), (1)) as halves (half)"""

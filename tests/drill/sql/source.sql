@@ -36,3 +36,23 @@ alter table shapes add mood mood not null default 'fine';
 alter table visits alter updated_at type timestamp;
 
 alter table blobs alter body set storage external;
+
+-- Two views: of the rows of one table, which a cursor shows, and of two.
+alter table sold rename to sold_rows;
+
+create view sold as select * from sold_rows;
+
+alter table rated rename to rated_rows;
+
+create table rates (number int primary key, rate int not null);
+
+insert into rates select number, 2 from generate_series(0, 4) as number;
+
+create view rated as
+select pair, half, parent, amount * rate as amount, body, version, updated_at
+from rated_rows inner join rates on number = pair % 5;
+
+create function in_cents(amount numeric) returns bigint immutable language sql as 'select (amount * 100)::bigint';
+
+create function rate_of(pair bigint) returns int stable language sql
+as 'select rate from public.rates where number = pair % 5';
