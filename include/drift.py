@@ -19,7 +19,7 @@ from include.catalog import (
 )
 from include.errors import DriftError
 from include.extract.rows import in_window
-from include.proof import functions_in, origin, refuse_borrowed_names, refuse_unproven
+from include.proof import FIRST_OWN, functions_in, origin, refuse_borrowed_names, refuse_unproven
 from include.sessions import Connection, relation_text
 from include.sources import LOADED_COLUMNS, TableSpec
 from include.sql import statement
@@ -135,7 +135,7 @@ def shape_of(source: Connection, spec: TableSpec, columns: tuple[Column, ...]) -
         assert relation is not None
         if relation.pop("is_made"):
             made_of = cursor.execute(statement("made_of"), values).fetchone() or made_of
-    called = functions_in(source, " ".join(made_of.pop("trees")))
+    called = functions_in(source, " ".join(made_of.pop("trees")), least=FIRST_OWN)
     functions = {each.signature: each.digest for each in called if each.is_own}
     described = {column.name: [column.number, column.declared_type, column.is_not_null] for column in columns}
     return {**relation, **made_of, "functions": functions, "columns": described, "entry": spec.reading}
@@ -311,8 +311,10 @@ def _attached(
     source: Connection, spec: TableSpec, last: dict[str, Any], shape: dict[str, Any], window: Window
 ) -> list[str]:
     """Partitions that came with rows of before the window."""
-    known = last.get("partitions", shape["partitions"])
-    new = sorted(set(shape["partitions"]) - set(known))
+    known, before = last.get("partitions", shape["partitions"]), last.get("attached_by", {})
+    # One that was detached and attached again may have been filled in between.
+    again = {int(part) for part, by in shape["attached_by"].items() if by != before.get(part, by)}
+    new = sorted(set(shape["partitions"]) - set(known) | again)
     if not new:
         return []
     if shape["views"]:

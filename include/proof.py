@@ -71,6 +71,10 @@ MAY_READ = re.compile(
 """What the body of a function may read a table or the clock by; a quoted name hides what it is."""
 
 
+FIRST_OWN = 16384
+"""The first number (oid) of what does not come with PostgreSQL."""
+
+
 class _Rows(NamedTuple):
     """From `rows_of_relation.sql`."""
 
@@ -196,13 +200,20 @@ def refuse_borrowed_names(connection: Connection, spec: TableSpec, functions: It
         )
 
 
-def functions_in(connection: Connection, tree: str) -> list[Function]:
-    """What a parsed query or expression calls, with the source's own functions that those name in their bodies."""
+def functions_in(connection: Connection, tree: str, least: int = 0) -> list[Function]:
+    """What a parsed query or expression calls, with the source's own functions that those name in their bodies.
+
+    Args:
+        connection: A pinned session.
+        tree: As the catalog keeps it.
+        least: The smallest number of a function or operator that is asked for.
+    """
     functions = re.findall(r":(?:funcid|opfuncid|hashfuncid|negfuncid|aggfnoid|winfnoid|tsmhandler) (\d+)", tree)
     operators = re.findall(r":opno (\d+)", tree)
-    if not functions and not operators:
+    given = {"functions": set(map(int, functions)), "operators": set(map(int, operators))}
+    values = {name: [number for number in numbers if number >= least] for name, numbers in given.items()}
+    if not any(values.values()):
         return []
-    values = {"functions": list(map(int, functions)), "operators": list(map(int, operators))}
     with connection.cursor(row_factory=class_row(Function)) as cursor:
         return cursor.execute(statement("functions"), values).fetchall()
 

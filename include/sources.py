@@ -41,7 +41,8 @@ class TableSpec(BaseModel):
         mode: `incremental` upserts rows whose cursor moved; `append` inserts new keys, and refuses a known one with
             other content, but where every row is read; `full` reads everything each time.
         deletes: `soft` stamps `_deleted_at` on rows that are gone from the source; `ignore` keeps them. With
-            `incremental`, every run then compares keys and cursors by bucket: a scan of the table on both sides.
+            `incremental`, every run then compares keys and cursors by bucket, or whole rows where the catalog does not
+            prove that the cursor shows every change: a scan of the table on both sides.
         overlap: How far before the watermark each run reads again. Covers clocks of writers that run behind.
         null_cursor: `error` refuses rows without a cursor value; `always` reads them in every run.
         cursor_zone: IANA time zone of a cursor without one (`timestamp`).

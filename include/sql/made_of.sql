@@ -4,26 +4,26 @@ with recursive reached as (
     select
         pg_class.oid,
         pg_class.relkind,
-        false as is_part
+        cast(null as bigint) as attached_by
     from pg_class
     where pg_class.oid = to_regclass(%(relation)s)
     union
     select
         below.oid,
         below.relkind,
-        given.is_part
+        given.attached_by
     from reached
     cross join
         lateral (
             select
                 pg_inherits.inhrelid as oid,
-                true as is_part
+                cast(cast(pg_inherits.xmin as text) as bigint) as attached_by
             from pg_inherits
             where pg_inherits.inhparent = reached.oid
             union all
             select
                 pg_depend.refobjid,
-                reached.is_part
+                reached.attached_by
             from pg_rewrite
             inner join pg_depend
                 on
@@ -51,7 +51,7 @@ attributes as (
             attribute.attrelid = pg_attrdef.adrelid
             and attribute.attnum = pg_attrdef.adnum
             and attribute.attgenerated <> ''
-    where not reached.is_part
+    where reached.attached_by is null
 ),
 
 -- The types of columns that are the source's own, with those they are made of.
@@ -173,10 +173,15 @@ select
         where reached.relkind = 'v'
     ) as views,
     (
-        select coalesce(jsonb_agg(reached.oid order by reached.oid), '[]')
+        select coalesce(jsonb_agg(distinct reached.oid), '[]')
         from reached
-        where reached.is_part
+        where reached.attached_by is not null
     ) as partitions,
+    (
+        select coalesce(jsonb_object_agg(reached.oid, reached.attached_by order by reached.attached_by), '{}')
+        from reached
+        where reached.attached_by is not null
+    ) as attached_by,
     array(
         select cast(pg_rewrite.ev_action as text)
         from reached

@@ -3,14 +3,14 @@ with recursive reached as (
     select
         pg_class.oid,
         pg_class.relfilenode,
-        false as is_part
+        cast(null as bigint) as attached_by
     from pg_class
     where pg_class.oid = to_regclass(%(relation)s)
     union
     select
         pg_class.oid,
         pg_class.relfilenode,
-        true as is_part
+        cast(cast(pg_inherits.xmin as text) as bigint) as attached_by
     from reached
     inner join pg_inherits on reached.oid = pg_inherits.inhparent
     inner join pg_class on pg_inherits.inhrelid = pg_class.oid
@@ -38,9 +38,14 @@ select
         from reached
     ) as files,
     (
-        select coalesce(jsonb_agg(reached.oid order by reached.oid), '[]')
+        select coalesce(jsonb_agg(distinct reached.oid), '[]')
         from reached
-        where reached.is_part
-    ) as partitions
+        where reached.attached_by is not null
+    ) as partitions,
+    (
+        select coalesce(jsonb_object_agg(reached.oid, reached.attached_by order by reached.attached_by), '{}')
+        from reached
+        where reached.attached_by is not null
+    ) as attached_by
 from attributes
 inner join pg_class on attributes.attrelid = pg_class.oid

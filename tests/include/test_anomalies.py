@@ -443,6 +443,12 @@ def test_a_table_attached_with_older_rows_is_read(pipeline: Pipeline, how: str, 
         assert pipeline.run(spec).mode == "full"
         pipeline.source.execute("reset session authorization")
         pipeline.assert_equal("id, updated_at", "t")
+        pipeline.app.execute(
+            f"alter table {'t detach partition u' if attach else 'u no inherit t'};"
+            f"insert into u values (101, '2026-01-01'); {how}"
+        )
+        assert pipeline.run(spec).mode == "full", "detached, filled and attached again"
+        pipeline.assert_equal("id, updated_at", "t")
     finally:
         pipeline.source.execute("reset session authorization")
         pipeline.app.execute("drop owned by reader; drop role reader")
