@@ -51,7 +51,7 @@ PINNED = frozenset(
     "date_subtract timestamptz_pl_interval timestamptz_mi_interval interval_pl_timestamptz anytextcat textanycat "
     "concat concat_ws format array_to_string array_to_json to_json to_jsonb row_to_json json_build_array "
     "json_build_object jsonb_build_array jsonb_build_object quote_literal quote_nullable length numeric convert "
-    "convert_from convert_to".split()
+    "convert_from convert_to to_char to_date to_timestamp to_number".split()
 ) | frozenset(
     f"{one}_{how}_{other}"
     for one, other in (

@@ -51,6 +51,7 @@ PROVEN = [
     "array[id] as a, tags[1] as t, nullif(note, '') as e, note is distinct from 'a' as d, note collate \"C\" as k, "
     "amount::int as i, id::text as s, amount > 2 is true as b, tags::text[] as ts, updated_at from orders_of",
     "select id, updated_at::date as day, date_trunc('month', updated_at) as month, updated_at + '1 day' as next, "
+    "to_char(updated_at, 'TMMonth') as name, "
     "extract(year from updated_at) as y, 'a' || amount as x, concat(note, mood) as both, mood::text as m, "
     "to_jsonb(tags) as j, updated_at from orders_of "
     "where updated_at > '2020-01-01' and at >= updated_at - '1 day'::interval",
