@@ -127,7 +127,7 @@ test: setup ## run all tests that need no Docker (ARGS="-k watermark" PG_BINDIR=
 test-containers: setup ## bring the containers up beside yours, test them and remove them; fails without Docker
 	@$(BIN)/python -m pytest tests/containers $(ARGS)
 
-prove: setup ## write and kill at random, and see that no row is lost (SEED= MINUTES=5 SCENE=)
+prove: setup ## write and kill at random, and see that no row is lost (SEED= MINUTES=6 SCENE=)
 	@$(BIN)/python -m tests.drill
 
 bench: setup ## time loads beside other tools, the graph beside dbt (ONLY="load delta graph parse" ROWS= DELTA= MODELS= REPEAT=3)
