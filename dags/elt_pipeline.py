@@ -23,6 +23,7 @@ from datetime import datetime, timedelta
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, Param
 
+from include import dbt_vars
 from include.alerts import due_within, tell_failed
 from include.rendering import render_pipeline
 from include.sources import load_tables
@@ -67,7 +68,7 @@ with DAG(
             description_md="Build and test these alone, such as `+fct_sales path:models/staging`.",
         ),
         "dbt_vars": Param(
-            {}, type="object", title="dbt variables", description="The project is then parsed in each task."
+            {}, **dbt_vars.schema(), title="dbt variables", description="The project is then parsed in each task."
         ),
     },
 ) as dag:

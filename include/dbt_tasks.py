@@ -30,7 +30,9 @@ from cosmos.operators.local import (
     DbtTestLocalOperator,
 )
 
+from include import dbt_vars
 from include.dbt_project import load_manifest, profile_environment
+from include.errors import ConfigError
 
 if TYPE_CHECKING:
     from dbt.cli.main import dbtRunnerResult
@@ -82,6 +84,10 @@ class _InProcess(DbtLocalBaseOperator):
         params = context["params"]
         self.select = params.get("dbt_select") or None
         if variables := params.get("dbt_vars"):
+            try:
+                dbt_vars.check(variables)
+            except ConfigError as error:
+                raise AirflowFailException(str(error)) from None
             self.vars = {**(self.vars or {}), **variables}
         if params.get("full_refresh") and hasattr(self, "full_refresh"):
             self.full_refresh = True

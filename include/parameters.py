@@ -10,6 +10,7 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 from airflow.sdk.timezone import coerce_datetime
 
+from include import dbt_vars
 from include.errors import ConfigError
 
 MAX_NAMES = 20
@@ -19,14 +20,16 @@ def check(context: Context) -> None:
     """See that a run can do what it is asked for, in which its first task is.
 
     Raises:
-        ConfigError: a parameter that the DAG does not have, a table that it does not know or none at all, a window that
-            is none, or two wishes of which one would be ignored. Says which, and what to write.
+        ConfigError: a parameter that the DAG does not have, a table that it does not know or none at all, a dbt
+            variable that is not as declared, a window that is none, or two wishes of which one would be ignored. Says
+            which, and what to write.
     """
     declared = context["dag"].params
     # Airflow itself sends some settings this way, with a slash in their names.
     unknown = [name for name in context["dag_run"].conf or {} if name not in declared and "/" not in name]
     if unknown:
         raise ConfigError(f"there is no parameter {unknown[0]!r}{_meant(unknown[0], list(declared))}")
+    dbt_vars.check(context["params"].get("dbt_vars"))
     if "tables" in declared:
         _check_tables(context["params"]["tables"], declared.get_param("tables").schema["examples"])
     window = requested_window(context)

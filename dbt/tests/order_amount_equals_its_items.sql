@@ -10,7 +10,7 @@ with items as (
 ),
 
 settled as (
-    select max(order_item_updated_at) - interval '{{ var("settling_time") }}' as settled_at
+    select max(order_item_updated_at) - interval {{ literal(var("settling_time")) }} as settled_at
     from {{ ref("stg_shop__order_items") }}
 )
 

@@ -32,6 +32,7 @@ def asked(
         "window_start": None,
         "window_end": None,
         "full_refresh": False,
+        "dbt_vars": {},
     }
     timetable = timetable or CronDataIntervalTimetable("@daily", timezone="UTC")
     dag = DAG("elt_pipeline", schedule=timetable, start_date=DAY[0], params=defaults)
