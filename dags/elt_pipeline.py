@@ -20,14 +20,13 @@ Copies the tables of every dbt source from Postgres into the warehouse, then bui
 
 from datetime import datetime, timedelta
 
-from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, Param
+from airflow.sdk import DAG, CronDataIntervalTimetable, Param
 
 from include import dbt_vars
 from include.alerts import due_within, tell_failed
 from include.rendering import render_pipeline
 from include.sources import load_tables
-from include.tasks import check_parameters
+from include.tasks import check_parameters, marts_ready
 
 INSTANT = {"default": None, "type": ["null", "string"], "format": "date-time"}
 TABLES = load_tables().names
@@ -74,5 +73,4 @@ with DAG(
 ) as dag:
     render_pipeline(dag)
     check_parameters() >> [task for task in dag.tasks if not task.upstream_list and task.task_id != "check_parameters"]
-    marts_ready = EmptyOperator(task_id="marts_ready", outlets=[Asset("marts")], trigger_rule="none_failed")
-    [task for task in dag.tasks if task is not marts_ready and not task.downstream_list] >> marts_ready
+    [task for task in dag.tasks if not task.downstream_list] >> marts_ready()

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 import psycopg
 import structlog
 from airflow.providers.postgres.hooks.postgres import PostgresHook
-from airflow.sdk import Context, Variable, get_current_context, task
+from airflow.sdk import Asset, Context, Variable, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
 
 from include import parameters, retries, watermark
@@ -18,6 +18,7 @@ from include.batch import Batch, Horizon, LoadResult, Part, Window, to_text
 from include.errors import ConfigError, TerminalError
 from include.extract.horizon import read_horizon
 from include.extract.table import Request, begin_extraction, extract_part, extract_table
+from include.load import personal
 from include.load.publish import load_batch
 from include.sessions import KEEPALIVE, Connection, pin
 from include.sources import TableSpec, load_tables
@@ -267,6 +268,25 @@ def session(conn_id: str, *, read_only: bool = False) -> Iterator[Connection]:
         except TerminalError as error:
             raise TerminalError(f"connection {conn_id!r}: {error}") from error
         yield connection
+
+
+@task(task_id="marts_ready", trigger_rule="none_failed", outlets=[Asset("marts")])
+def marts_ready() -> None:
+    """All of the run is done. Red while values that an entry began to leave out or to hash are stored below raw yet.
+
+    Looks at what dbt's role owns, with its rights, and at what is staged. In most runs there is nothing to look for.
+    """
+    from include.dbt_tasks import dbt_hook  # and with it Cosmos, which commands do without
+
+    with no_retry_for_terminal_errors(), session(WAREHOUSE) as loader:
+        if not (digests := personal.awaited(loader)):
+            return
+        with dbt_hook().get_conn() as connection:
+            found = personal.holders(pin(connection, read_only=True), digests)
+        found += personal.holders(loader, digests)
+        if found:
+            raise TerminalError(personal.refusal(found))
+        personal.forget(loader, digests)
 
 
 @contextmanager

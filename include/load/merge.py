@@ -106,7 +106,7 @@ def soft_delete(connection: Connection, load: Load, held: Buckets, newer: list[d
             raw=load.raw,
             loaded_at=sql.Literal(load.loaded_at),
             run_id=sql.Literal(load.batch.run_id),
-            not_newer=_not_newer(newer),
+            not_newer=not_newer(newer),
             since=sql.SQL("true") if load.spec.deletes == "soft" else _since(load.batch.lost_since),
             in_buckets=held.condition(identifiers(load.spec.key, sql.SQL("old."))),
             staging=load.staging,
@@ -185,7 +185,7 @@ def refuse_known_keys(connection: Connection, load: Load, newer: list[datetime],
         same_key=same_key(connection, load.spec),
         known=sql.SQL(", ").join(known),
         new=identifiers(load.names, sql.SQL("new.")),
-        not_newer=_not_newer(newer),
+        not_newer=not_newer(newer),
     )
     with _by_index(connection, load):
         row = connection.execute(query).fetchone()
@@ -210,7 +210,7 @@ def _inserted(connection: Connection, load: Load) -> int:
 def _differs(load: Load, newer: list[datetime]) -> sql.Composable:
     """Whether the old row has to become the new one. `*<>` compares stored bytes: 1.0 and 1.00, 0 and -0 differ."""
     return sql.SQL("(row({})::record *<> row({})::record or old._deleted_at is not null) and {}").format(
-        identifiers(load.names, sql.SQL("old.")), identifiers(load.names, sql.SQL("new.")), _not_newer(newer)
+        identifiers(load.names, sql.SQL("old.")), identifiers(load.names, sql.SQL("new.")), not_newer(newer)
     )
 
 
@@ -240,6 +240,6 @@ def _since(instant: datetime | None) -> sql.Composable:
     return sql.SQL("old._loaded_at >= {}").format(sql.Literal(instant)) if instant else sql.SQL("false")
 
 
-def _not_newer(newer: list[datetime]) -> sql.Composable:
+def not_newer(newer: list[datetime]) -> sql.Composable:
     """Whether the old row was written by none of the loads that read a newer snapshot. Nearly always just `true`."""
     return sql.SQL("old._loaded_at <> all ({})").format(sql.Literal(newer)) if newer else sql.SQL("true")

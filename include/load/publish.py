@@ -16,6 +16,7 @@ from include.batch import Batch, LoadResult, digest
 from include.catalog import Column, columns_of, estimated_rows, raw_columns
 from include.drift import Drift, add_column, change_type, compare, refuse_other_key, views_on
 from include.errors import DriftError, TerminalError
+from include.load import personal
 from include.load.merge import SMALL_SHARE, Counts, Load, refuse_known_keys, replace_all, soft_delete, upsert
 from include.load.order import OtherLoad, newer_loads, overlapping_loads
 from include.sessions import Connection, identifiers, relation_text
@@ -183,6 +184,8 @@ def _adopt(connection: Connection, load: Load) -> Counts:
 def _merge(connection: Connection, load: Load, raw: tuple[Column, ...], newer: list[datetime]) -> Counts:
     """Bring raw to what the batch shows, changing only rows that differ."""
     refuse_other_key(load.spec, raw)
+    names = [column.name for column in raw]
+    personal.note_clear_values(connection, load, names)
     _evolve(connection, load.spec, _drift_since_the_look(load, raw))
     if load.spec.mode == "append" and load.batch.mode in ("incremental", "window") and not load.batch.lost:
         refuse_known_keys(connection, load, newer, ledger.later_columns(connection, load.spec, load.names))
@@ -194,6 +197,8 @@ def _merge(connection: Connection, load: Load, raw: tuple[Column, ...], newer: l
     else:
         counts = replace_all(connection, load)
     connection.execute(sql.SQL("drop table {}").format(load.staging))
+    if cleared := personal.clear(connection, load, names, newer):
+        log.warning("columns that the entry closes were emptied in older rows", table=load.spec.name, rows=cleared)
     return counts
 
 

@@ -99,6 +99,16 @@ comment on column _elt.load_ledger.oldest_xmax is
 comment on column _elt.extraction_range.buckets is
 'Buckets, of bucket_count, of which every row is staged: what raw holds beyond that is gone from the source.';
 
+-- Digests of values that an entry began to leave out or to hash, until they are stored nowhere. Nobody but the loader
+-- reads them.
+create table if not exists _elt.cleared (
+    source text not null,
+    table_name text not null,
+    column_name text not null,
+    digest text not null,
+    primary key (source, table_name, column_name, digest)
+);
+
 -- Whoever may use the schema reads the ledger and how far extractions are, but no key, and nothing that is staged.
 do $$
 declare

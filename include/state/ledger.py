@@ -24,7 +24,7 @@ from include.watermark import LastMark
 log = structlog.get_logger(__name__)
 
 SCHEMA = "_elt"
-TABLES = ("load_ledger", "extraction", "extraction_range")
+TABLES = ("load_ledger", "extraction", "extraction_range", "cleared")
 
 OLDEST_VERSION = 150_000
 
