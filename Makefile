@@ -51,10 +51,10 @@ shop: setup ## create the sample shop, or change a slice of it, without running 
 	@$(LOCAL) shop
 
 ## Look after it
-.PHONY: plan reconcile rewind onboard
+.PHONY: plan reconcile rewind erase onboard
 COMMAND := $(LOCAL) exec python -m include.commands
 # What a person types reaches the commands in the environment, as it is: neither make nor a shell reads it.
-TYPED := TABLE TO REPAIR SOURCE SCHEMA TABLES INCLUDE EXCLUDE CURSOR_ZONE PREVIEW
+TYPED := TABLE TO KEY REPAIR SOURCE SCHEMA TABLES INCLUDE EXCLUDE CURSOR_ZONE PREVIEW
 $(foreach name,$(TYPED),$(if $(filter undefined,$(origin $(name))),,$(eval override export $(name) := $$(value $(name)))))
 plan: setup ## what the next run would read and change, per table; changes nothing (TABLE=shop.orders)
 	@$(COMMAND) plan
@@ -64,6 +64,9 @@ reconcile: setup ## compare raw with the source, row by row where they differ (T
 
 rewind: setup ## read a table again: TABLE=shop.orders TO=<instant | run id | beginning>
 	@$(COMMAND) rewind
+
+erase: setup ## print the statements that take a person out (TABLE=shop.customers KEY="7")
+	@$(COMMAND) erase
 
 onboard: setup ## bring a database into the project: SOURCE=erp (INCLUDE="sales.* hr.person" EXCLUDE="*_tmp" TABLES= SCHEMA= CURSOR_ZONE=UTC PREVIEW=1)
 	@$(COMMAND) onboard

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from html import escape
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
@@ -120,9 +121,11 @@ def _rows(task: Any, run_id: str) -> str:
         return ""
     place = {"dag_id": task.dag_id, "task_id": task.task_id, "run_id": run_id}
     count, table = XCom.get_one(key=FAILED_ROWS, **place), XCom.get_one(key=FAILING_ROWS, **place)
-    if count is None:  # it broke before it could count
+    if not isinstance(count, int):  # it broke before it could count
         return ""
-    return f": {count:,} failing row{'s' * (count != 1)}" + (f", kept in {FAILURES_SCHEMA}.{table}" if table else "")
+    # An XCom may hold anything: whoever may write one would speak in the pipeline's name.
+    kept = f", kept in {FAILURES_SCHEMA}.{table}" if isinstance(table, str) and table.isidentifier() else ""
+    return f": {count:,} failing row{'s' * (count != 1)}{kept}"
 
 
 def _url(path: str) -> str:
@@ -137,9 +140,18 @@ def _connection() -> Connection | None:
         return None
 
 
+def plain(text: str) -> str:
+    """A text in which a chat finds no markup: `&`, `<` and `>` are written as Slack asks for, control characters go."""
+    return "".join(" " if each < " " and each != "\n" else each for each in escape(text, quote=False))
+
+
 def _post(connection: Connection, text: str) -> None:
-    """Send `{"text": …}`, as chats take it. What goes wrong is logged without the address, whose path is secret."""
-    request = Request(address(connection), json.dumps({"text": text}).encode(), {"Content-Type": "application/json"})
+    """Send `{"text": …}`, as chats take it: a name is no link and calls nobody, whatever is in it.
+
+    What goes wrong is logged without the address, whose path is secret.
+    """
+    body = json.dumps({"text": plain(text)}).encode()
+    request = Request(address(connection), body, {"Content-Type": "application/json"})
     try:
         with urlopen(request, timeout=TIMEOUT_SECONDS):
             log.info("people were told", text=text)

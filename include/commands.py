@@ -1,5 +1,5 @@
-"""`python -m include.commands plan | reconcile | rewind | onboard`, wherever Airflow's own command line works: with the
-same connections and Variables."""
+"""`python -m include.commands plan | reconcile | rewind | erase | onboard`, wherever Airflow's own command line works:
+with the same connections and Variables."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 
 from include import maintenance
 from include.dbt_project import PROJECT_DIR, target_dir
+from include.dbt_tasks import dbt_hook
+from include.erase import statements
 from include.errors import ConfigError, PipelineError
 from include.onboard import look
 from include.onboard.choose import Asked
 from include.onboard.names import slug
 from include.onboard.write import write
 from include.plan import Plan
-from include.sessions import Connection
+from include.sessions import Connection, pin
 from include.sources import Tables, load_tables
 from include.tasks import WAREHOUSE, session, spec_of
 
-VARIABLES = "table to repair source schema tables include exclude cursor_zone preview".split()
+VARIABLES = "table to key repair source schema tables include exclude cursor_zone preview".split()
 """Options that may come as environment variables, in capitals."""
 
 
@@ -40,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("command", choices=sorted(COMMANDS))
     parser.add_argument("--table", help="source.table; every table where it is missing")
     parser.add_argument("--to", help="rewind: an ISO instant, the id of a past run, or `beginning`")
+    parser.add_argument("--key", help="erase: the values of the person's key, quoted as in a shell")
     parser.add_argument("--repair", action="store_true", help="reconcile: read again what differs")
     parser.add_argument("--source", help="onboard: the connection to the tables' database")
     parser.add_argument("--schema", help="onboard: the schema that TABLES are in; public where it is missing")
@@ -89,6 +92,15 @@ def rewind(given: argparse.Namespace) -> int:
     if not given.table or not given.to:
         raise ConfigError("say which table and where to: make rewind TABLE=shop.orders TO=beginning")
     print(maintenance.rewind(spec_of(given.table), given.to, Variable))
+    return 0
+
+
+def erase(given: argparse.Namespace) -> int:
+    """Print the statements that take a person out; run none."""
+    if not given.table or not given.key:
+        raise ConfigError('say which table, and his key there: make erase TABLE=shop.customers KEY="7"')
+    with session(WAREHOUSE, read_only=True) as loader, dbt_hook().get_conn() as dbt:
+        print("\n".join(statements(loader, pin(dbt, read_only=True), spec_of(given.table), shlex.split(given.key))))
     return 0
 
 
@@ -153,6 +165,7 @@ def _chosen(given: argparse.Namespace) -> Tables:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "erase": erase,
     "onboard": onboard,
     "plan": plan,
     "reconcile": reconcile,

@@ -26,12 +26,17 @@ DIGEST = sql.SQL("encode(sha256(convert_to({}::text, 'UTF8')), 'hex')")
 class Found:
     """A column that holds values which are looked for."""
 
-    relation: str
+    schema: str
+    table: str
     column: str
     rows: int
 
+    @property
+    def relation(self) -> sql.Identifier:
+        return sql.Identifier(self.schema, self.table)
+
     def __str__(self) -> str:
-        return f"{self.relation}.{self.column} ({self.rows:,} row{'s' * (self.rows != 1)})"
+        return f"{self.schema}.{self.table}.{self.column} ({self.rows:,} row{'s' * (self.rows != 1)})"
 
 
 def note_clear_values(connection: Connection, load: Load, held: Iterable[str]) -> None:
@@ -79,34 +84,35 @@ def awaited(loader: Connection) -> list[str]:
     return [each for (each,) in loader.execute("select distinct digest from _elt.cleared")] if row and row[0] else []
 
 
-def holders(connection: Connection, digests: Sequence[str]) -> list[Found]:
-    """Where a role's own tables, but for raw, hold values of these digests, whole; transformed ones are not recognised.
+def holders(connection: Connection, digests: Sequence[str], *, with_raw: bool = False) -> list[Found]:
+    """Where the tables of a role hold values of these digests, whole; transformed ones are not recognised.
 
     Args:
-        connection: A session in autocommit mode, of the role whose tables are looked through.
+        connection: A session of the role whose tables are looked through.
         digests: sha256, in hex, of the values' text.
+        with_raw: Whether raw is looked through as well.
     """
     found = []
-    for relation, column in connection.execute(statement("text_columns")).fetchall():
-        digest = DIGEST.format(sql.Identifier(column))
-        query = sql.SQL("select count(*) from {} where {} = any(%s)").format(sql.SQL(relation), digest)  # a regclass
-        row = connection.execute(query, (list(digests),)).fetchone()
+    for schema, table, column in connection.execute(statement("text_columns"), {"with_raw": with_raw}).fetchall():
+        query = sql.SQL("select count(*) from {} where {} = any(%s)")
+        composed = query.format(sql.Identifier(schema, table), DIGEST.format(sql.Identifier(column)))
+        row = connection.execute(composed, (list(digests),)).fetchone()
         if row and row[0]:
-            found.append(Found(relation, sql.Identifier(column).as_string(), row[0]))
+            found.append(Found(schema, table, column, row[0]))
     return found
-
-
-def emptying(found: Found) -> str:
-    """The statement that empties a column of what is looked for."""
-    digest = DIGEST.format(sql.SQL(found.column)).as_string()
-    return f"update {found.relation} set {found.column} = null where {digest} in (select digest from _elt.cleared)"
 
 
 def refusal(found: Sequence[Found]) -> str:
     """What a run says where values are left."""
+    empty = sql.SQL("update {} set {} = null where {} in (select digest from _elt.cleared)")
+    statements = [
+        empty.format(each.relation, column, DIGEST.format(column)).as_string()
+        for each in found
+        for column in [sql.Identifier(each.column)]
+    ]
     return (
         f"values that no longer enter raw are still in {', '.join(map(str, found))}; run in the warehouse, as its "
-        f"administrator (`make psql`): {'; '.join(map(emptying, found))}; vacuum (full, analyze); then clear this task"
+        f"administrator (`make psql`): {'; '.join(statements)}; analyze; vacuum full; then clear this task"
     )
 
 

@@ -1,8 +1,14 @@
--- Reads only. The columns of text in the tables that this role has made, but for raw and the digests themselves.
+-- Reads only. The columns of text in the tables that this role has made, but for the ledger's; raw's if wanted.
+with wanted as (
+    select cast(%(with_raw)s as boolean) as with_raw
+)
+
 select
-    cast(cast(pg_class.oid as regclass) as text) as relation,
+    pg_namespace.nspname as schema_name,
+    pg_class.relname as table_name,
     pg_attribute.attname as column_name
-from pg_class
+from wanted
+cross join pg_class
 inner join pg_namespace on pg_class.relnamespace = pg_namespace.oid
 inner join pg_attribute on pg_class.oid = pg_attribute.attrelid
 inner join pg_type on pg_attribute.atttypid = pg_type.oid
@@ -11,9 +17,9 @@ where
     pg_roles.rolname = current_user
     and pg_class.relkind in ('r', 'm')
     and pg_class.relpersistence <> 't'
-    and pg_namespace.nspname not like 'raw\_%%'
     and (pg_namespace.nspname <> '_elt' or pg_class.relname like 'staging\_%%')
+    and (pg_namespace.nspname not like 'raw\_%%' or wanted.with_raw)
     and pg_attribute.attnum > 0
     and not pg_attribute.attisdropped
     and pg_type.typcategory = 'S'
-order by relation, pg_attribute.attnum
+order by pg_namespace.nspname, pg_class.relname, pg_attribute.attnum

@@ -155,3 +155,20 @@ def test_another_kind_of_connection_is_refused(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("AIRFLOW_CONN_ALERTS", given)
     with pytest.raises(ConfigError, match="write AIRFLOW_CONN_ALERTS=https://"):
         alerts.tell_late(late())
+
+
+@pytest.mark.parametrize(
+    "text", ["<!channel> <https://evil.example|log in>", "a\nb", "[x](https://evil.example)", "", 7]
+)
+def test_what_an_xcom_holds_is_no_markup(bag: DagBag, monkeypatch: pytest.MonkeyPatch, text: Any) -> None:
+    states, kept = {"shop.orders.unique_id": "failed"}, {"failed_rows": 2, "failing_rows": text}
+    lines = failed(monkeypatch, bag.dags["elt_pipeline"], states, kept)
+    assert lines[1] == "• shop.orders.unique_id: 2 failing rows" and len(lines) == 4
+    kept = {"failed_rows": text if isinstance(text, str) else None, "failing_rows": "t"}
+    assert failed(monkeypatch, bag.dags["elt_pipeline"], states, kept)[1] == "• shop.orders.unique_id"
+
+
+def test_a_message_is_plain_text_whatever_is_in_it(hook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alerts, "late_text", lambda *_: "late <!here> a & b\n\x1b[31m\x00<https://x|y>")
+    alerts.tell_late(late())
+    assert [hook.texts.get(timeout=5)] == ["late &lt;!here&gt; a &amp; b\n [31m &lt;https://x|y&gt;"]
