@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from include.errors import ConfigError
 from include.files import write_whole
 from include.onboard import additions
 from include.onboard.grants import Reader, grants_for
-from include.onboard.names import as_text, fitting, free, in_model, is_jinja, on_one_line, slug, told_apart
+from include.onboard.names import as_text, fitting, free, in_model, is_jinja, on_one_line, slug
 from include.onboard.shape import Column, Table
-from include.onboard.staging import Staged, columns_of_model, model_text, staged
+from include.onboard.staging import OWN, Staged, columns_of_model, model_text, staged
 from include.sessions import Connection
 from include.sources import LOADED_COLUMNS, TableSpec
 from include.sql import statement
@@ -68,34 +68,85 @@ def files_for(
     """
     made = Written()
     source = tables[0].source
-    reserved = {row[0] for row in connection.execute(statement("reserved_words")).fetchall()}
+    project = _Project(root, source, {row[0] for row in connection.execute(statement("reserved_words")).fetchall()})
     known = {spec.table for spec in specs if spec.source == source}
-    texts = {path: path.read_text(encoding="utf-8") for path in sorted((root / "dbt").rglob("*.yml"))}
-    names = _test_names(texts.values())
     parents = _parents(tables, specs)
     entries, models = [], []
-    sources = next((path for path, text in texts.items() if _declares(text, source)), None)
-    folder = root / "dbt" / "models" / "staging" / source
     for table in tables:
         if table.name in known:
-            assert sources is not None
-            _bring_up_to_date(made, table, texts, sources, folder, reserved)
+            _bring_up_to_date(made, table, project, parents)
             continue
-        columns = [_column(table, each, _tests(table, each, parents, names)) for each in table.loaded]
+        columns = [_column(table, each, _tests(table, each, parents, project.tests)) for each in table.loaded]
         entries.append(_render("table.yml", table=table, columns=columns))
-        model = _free_model(root, table)
-        written = staged(table, reserved)
-        made.models[table.name] = folder / f"{model}.sql"
-        made.files[folder / f"{model}.sql"] = model_text(source, table.name, written)
+        model = project.free_model(table)
+        written = staged(table, project.reserved)
+        made.models[table.name] = project.folder / f"{model}.sql"
+        made.files[made.models[table.name]] = model_text(source, table.name, written)
         models.append(_model(table, model, written))
-    if entries:
-        _add_entries(made, texts, sources or folder / "_sources.yml", source, entries)
-        _add_models(made, texts, folder / "_models.yml", models)
+    if entries and project.is_new:
+        made.files[project.sources] = _render("source.yml", source=source) + "\n".join(entries)
+    elif entries:
+        project.add(project.sources, ("sources", source, "tables"), entries)
+    if models and project.described not in project.texts:
+        made.files[project.described] = "models:\n" + "\n".join(models)
+    elif models:
+        project.add(project.described, ("models",), models)
+    for path, added in project.added.items():
+        made.files[path] = additions.add(path, project.texts[path], added)
     made.files.update(grants_for(reader, tables, specs, connection, roles, root / "deploy" / "grants"))
     for path, text in [*made.files.items()]:
         if path.exists() and path.read_text(encoding="utf-8") == text:
             del made.files[path]
     return made
+
+
+class _Project:
+    """What the project has, and what is added to its YAML files.
+
+    Args:
+        reserved: Words that are no plain names of columns.
+    """
+
+    def __init__(self, root: Path, source: str, reserved: set[str]) -> None:
+        self.source = source
+        self.reserved = reserved
+        self.folder = root / "dbt" / "models" / "staging" / source
+        self.texts = {path: path.read_text(encoding="utf-8") for path in sorted((root / "dbt").rglob("*.yml"))}
+        self.tests = {
+            name for text in self.texts.values() for name in re.findall(r"^ +name: ([\w.]+)$", text, re.MULTILINE)
+        }
+        self.models = {path.stem for path in (root / "dbt" / "models").rglob("*.sql")}
+        declared = (path for path, text in self.texts.items() if self._declares(text))
+        self.sources = next(declared, self.folder / "_sources.yml")
+        self.described = self.folder / "_models.yml"
+        self.added: dict[Path, list[additions.Addition]] = {}
+
+    def _declares(self, text: str) -> bool:
+        return "sources:" in text and self.source in additions.names_in(text, ["sources"])
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no file declares the source.
+
+        Raises:
+            ConfigError: its file declares others.
+        """
+        text = self.texts.get(self.sources)
+        if text is not None and not self._declares(text):
+            raise ConfigError(f"{self.sources}: declares no source {self.source!r}; rename the file, or add it there")
+        return text is None
+
+    def free_model(self, table: Table) -> str:
+        """A name for a new staging model."""
+        return free([f"stg_{table.source}__{table.name}"], self.models, table.name)
+
+    def names(self, path: Path, *place: str) -> list[str]:
+        """Names of the entries of a list in one of the files."""
+        return additions.names_in(self.texts.get(path, ""), place)
+
+    def add(self, path: Path, place: tuple[str, ...], blocks: Iterable[str], before: tuple[str, ...] = ()) -> None:
+        """Add to a list in one of the files."""
+        self.added.setdefault(path, []).append(additions.Addition(place, tuple(blocks), before))
 
 
 def write(files: Mapping[Path, str]) -> None:
@@ -127,85 +178,57 @@ def with_names(tables: Sequence[Table], specs: Sequence[TableSpec]) -> list[Tabl
     return [replace(table, name=named[table.place]) for table in tables]
 
 
-def _declares(text: str, source: str) -> bool:
-    return "sources:" in text and source in additions.names_in(text, ["sources"])
-
-
 def _bring_up_to_date(
-    made: Written, table: Table, texts: dict[Path, str], sources: Path, folder: Path, reserved: set[str]
+    made: Written, table: Table, project: _Project, parents: Mapping[tuple[str, str], tuple[str, frozenset[str]]]
 ) -> None:
     """Columns that the source has and the project has not; what a person wrote stays."""
-    place = ["sources", table.source, "tables", table.name, "columns"]
-    text = made.files.get(sources, texts[sources])
-    have = additions.names_in(text, place)
+    place = ("sources", table.source, "tables", table.name, "columns")
+    have = project.names(project.sources, *place)
     gone = {*have} - {as_text(each.name) for each in table.columns} - {*LOADED_COLUMNS, ""}
     if gone:
         made.say(table.name, f"gone from the source: {', '.join(sorted(gone))}; raw keeps them, NULL from now on")
     new = [each for each in table.loaded if as_text(each.name) not in have] if have else []
     if new:
-        blocks = [_column(table, each, []) for each in new]
-        made.files[sources] = additions.add(sources, text, place, blocks, LOADED_COLUMNS)
+        blocks = [_column(table, each, _tests(table, each, parents, project.tests)) for each in new]
+        project.add(project.sources, place, blocks, LOADED_COLUMNS)
         made.say(table.name, f"new columns: {', '.join(each.name for each in new)}")
-    path = folder / f"{fitting(f'stg_{table.source}__{table.name}')}.sql"
-    if not path.exists():
+    path = project.folder / f"{fitting(f'stg_{table.source}__{table.name}')}.sql"
+    if not new or not path.exists():
         return
     old = path.read_text(encoding="utf-8")
     before = columns_of_model(old, table.source, table.name)
     missing = [each for each in new if in_model(each.quoted) not in old]
-    if not missing:
-        return
-    if before is None:
-        lines = [f"        {each}," for each in staged(replace(table, columns=tuple(missing)), reserved)]
+    if before is None and missing:
+        lines = [f"        {each}," for each in staged(replace(table, columns=tuple(missing)), project.reserved)]
         made.say(table.name, f"{path.name} is a person's, and stays; what it lacks:\n" + "\n".join(lines))
+    if before is None:
         return
-    after = staged(table, reserved, before)
+    after = staged(table, project.reserved, before)
     made.files[path] = model_text(table.source, table.name, after)
     made.models[table.name] = path
-    described = folder / "_models.yml"
-    place = ["models", path.stem, "columns"]
-    text = made.files.get(described, texts.get(described, ""))
-    if text and additions.names_in(text, place):
-        described_new = [*_described(table, [each for each in after if each not in before])]
-        made.files[described] = additions.add(
-            described, text, place, described_new, ("is_deleted", "loaded_at", "deleted_at")
+    if project.names(project.described, "models", path.stem, "columns"):
+        described = _described(table, [each for each in after if each not in before])
+        project.add(project.described, ("models", path.stem, "columns"), described, OWN)
+
+
+def _parents(tables: Sequence[Table], specs: Sequence[TableSpec]) -> dict[tuple[str, str], tuple[str, frozenset[str]]]:
+    """Names of tables that foreign keys can be tested against, by place, and columns that raw has not as they are."""
+    new = {table.place: (table.name, frozenset(each.name for each in table.omitted)) for table in tables}
+    own = [spec for spec in specs if spec.source == tables[0].source]
+    return new | {
+        (spec.schema_name, spec.identifier): (
+            spec.table,
+            frozenset(name for name, how in spec.columns.items() if how != "text"),
         )
-
-
-def _add_entries(made: Written, texts: dict[Path, str], path: Path, source: str, entries: list[str]) -> None:
-    text = made.files.get(path, texts.get(path))
-    if text is None:
-        made.files[path] = _render("source.yml", source=source) + "\n".join(entries)
-    elif _declares(text, source):
-        made.files[path] = additions.add(path, text, ["sources", source, "tables"], entries)
-    else:
-        raise ConfigError(f"{path}: declares no source {source!r}; rename the file, or add the source to it")
-
-
-def _add_models(made: Written, texts: dict[Path, str], path: Path, models: list[str]) -> None:
-    text = made.files.get(path, texts.get(path))
-    made.files[path] = (
-        "models:\n" + "\n".join(models) if text is None else additions.add(path, text, ["models"], models)
-    )
-
-
-def _free_model(root: Path, table: Table) -> str:
-    name = f"stg_{table.source}__{table.name}"
-    taken = {path.stem for path in (root / "dbt" / "models").rglob("*.sql")}
-    return fitting(name) if fitting(name) not in taken else told_apart(name, name)
-
-
-def _parents(tables: Sequence[Table], specs: Sequence[TableSpec]) -> dict[tuple[str, str], str]:
-    """Names of the tables that foreign keys can be tested against, by place."""
-    known = {(spec.schema_name, spec.identifier): spec.table for spec in specs if spec.source == tables[0].source}
-    return known | {table.place: table.name for table in tables}
-
-
-def _test_names(texts: Any) -> set[str]:
-    return {name for text in texts for name in re.findall(r"^ +name: ([\w.]+)$", text, re.MULTILINE)}
+        for spec in own
+    }
 
 
 def _tests(
-    table: Table, column: Column, parents: Mapping[tuple[str, str], str], names: set[str]
+    table: Table,
+    column: Column,
+    parents: Mapping[tuple[str, str], tuple[str, frozenset[str]]],
+    names: set[str],
 ) -> list[dict[str, Any]]:
     """Tests that can fail: the source's own constraints hold in the source alone, at one moment.
 
@@ -217,8 +240,9 @@ def _tests(
     whole = f"{table.source}_{table.name}_{slug(column.name)}"
     is_compared_as_text = column.is_text and not column.labels
     for key in table.foreign_keys:
-        parent = parents.get((key.schema, key.table))
-        if key.column == column.name and parent and not is_compared_as_text and not is_jinja(key.parent_column):
+        parent, closed = parents.get((key.schema, key.table), ("", frozenset()))
+        is_open = key.parent_column not in closed and not is_jinja(key.parent_column)
+        if key.column == column.name and parent and is_open and not is_compared_as_text:
             name = free([f"{whole}_exists"], names, f"{table.name}.{column.name}.{parent}.{key.parent_column}")
             arguments = {"to": f"source('{table.source}', '{parent}')", "field": key.parent_quoted}
             tests.append({"kind": "relationships", "name": name, "arguments": arguments})
