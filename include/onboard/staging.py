@@ -21,6 +21,8 @@ OWN = ("is_deleted", "loaded_at", "deleted_at")
 GROUPS = ("ids", "strings", "numerics", "booleans", "times")
 _GROUP_OF_CATEGORY = {"N": "numerics", "B": "booleans", "D": "times", "T": "times"}
 
+_WIDTH = 120 - len("        ,")
+_BROKEN = "\n            as "
 _ADDED = ("_deleted_at is not null", "_loaded_at")
 _GROUP = re.compile(r"        -- (\w+)$")
 _COLUMN = re.compile(r"        (?P<expression>.+?)(?: as (?P<name>\w+))?,$")
@@ -35,7 +37,10 @@ class Staged:
     name: str
 
     def __str__(self) -> str:
-        return self.expression if self.expression == self.name else f"{self.expression} as {self.name}"
+        if self.expression == self.name:
+            return self.name
+        one = f"{self.expression} as {self.name}"
+        return one if len(one) <= _WIDTH else f"{self.expression}{_BROKEN}{self.name}"
 
 
 def staged(table: Table, reserved: set[str], before: Iterable[Staged] = ()) -> list[Staged]:
@@ -88,7 +93,7 @@ def model_text(source: str, table: str, columns: Iterable[Staged]) -> str:
 def columns_of_model(text: str, source: str, table: str) -> list[Staged] | None:
     """The columns of a model as `model_text` would write it; None where a person wrote something else into it."""
     columns, group = [], ""
-    for line in text.splitlines():
+    for line in text.replace(_BROKEN, " as ").splitlines():
         if heading := _GROUP.match(line):
             group = heading[1]
         elif (found := _COLUMN.match(line)) and group in GROUPS and found["expression"] not in _ADDED:

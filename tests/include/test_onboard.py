@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -356,7 +357,7 @@ def test_the_copy_is_parsed_and_rendered(billing: Pipeline, root: Path) -> None:
     billing.app.execute(ODD)
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     done = found(billing, root, tables=(), trial=in_a_copy(root))
-    assert done.choice.left_out == {} and len(done.made.models) == 16
+    assert done.choice.left_out == {} and len(done.made.models) == 17
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
     broken = {root / "dbt/models/staging/crm/stg_crm__x.sql": "select {{ nope("}
     said = in_a_copy(root)(broken)
@@ -497,6 +498,15 @@ def test_every_name_and_comment_that_postgresql_allows(billing: Pipeline, root: 
     assert billing.raw("select name, category_name, category_loaded_at from staging.stg_crm__category") == [
         ("a", "b", "c")
     ]
+
+
+def test_what_it_writes_passes_lint(billing: Pipeline, root: Path) -> None:
+    billing.app.execute(ODD)
+    onboard(billing, root, "user", "category", "{{ 7*7 }}")
+    folder = root / "dbt/models/staging/crm"
+    command = [sys.executable, "-m", "sqlfluff", "lint", "--templater", "jinja", "--config", str(ROOT / ".sqlfluff")]
+    done = subprocess.run([*command, str(folder)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_a_second_onboarding_changes_nothing(billing: Pipeline, root: Path) -> None:
