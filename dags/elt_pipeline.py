@@ -43,7 +43,7 @@ with DAG(
     deadline=due_within(timedelta(hours=2)),
     tags=["elt", "postgres", "dbt"],
     # The time between tries is Airflow's own option, [core] default_task_retry_delay: 5 minutes.
-    default_args={"owner": "data-engineering", "retries": 3},
+    default_args={"owner": "data-engineering", "retries": 3, "execution_timeout": timedelta(hours=8)},
     params={
         "tables": Param(TABLES, type="array", examples=TABLES, title="Tables", description="To extract and load."),
         "window_start": Param(

@@ -40,7 +40,7 @@ with DAG(
     on_failure_callback=tell_failed,
     deadline=due_within(timedelta(hours=6)),
     tags=["elt", "postgres", "maintenance"],
-    default_args={"owner": "data-engineering", "retries": 3},
+    default_args={"owner": "data-engineering", "retries": 3, "execution_timeout": timedelta(hours=8)},
     params={
         "tables": Param(TABLES, type="array", examples=TABLES, title="Tables", description="To compare."),
         "repair": Param(

@@ -15,7 +15,7 @@ deleted, and rows that did not change are not written again.
 `beginning` resets a table, also one that was created anew in the source.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from airflow.sdk import DAG, Param
 
@@ -33,7 +33,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     tags=["elt", "postgres", "maintenance"],
-    default_args={"owner": "data-engineering", "retries": 3},
+    default_args={"owner": "data-engineering", "retries": 3, "execution_timeout": timedelta(hours=8)},
     params={
         # No defaults: nobody reads a table again by a click too many.
         "table": Param(type="string", enum=TABLES, title="Table", description="To read again."),

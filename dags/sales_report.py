@@ -11,7 +11,7 @@ Revenue by month and category, printed in the task's log and shown as the task's
 | **From** | `marts.fct_sales` and `marts.dim_products`, through the connection dbt uses |
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 from airflow.sdk import DAG, Asset, task
@@ -38,6 +38,6 @@ with DAG(
     max_active_runs=1,
     is_paused_upon_creation=False,
     tags=["report"],
-    default_args={"owner": "sales-analytics", "retries": 3},
+    default_args={"owner": "sales-analytics", "retries": 3, "execution_timeout": timedelta(hours=8)},
 ):
     report()

@@ -2,6 +2,7 @@
 
     PipelineError
     ├── TransientError     the outside failed: a later attempt may succeed, so Airflow retries
+    │   └── StalledError   a server, or what stands before it, stays silent with the connection open
     ├── TerminalError      a person has to act: a retry would only repeat the message
     │   ├── ConfigError    the dbt source entry, a parameter or an Airflow Variable says something impossible
     │   └── DriftError     source and warehouse no longer have the same shape
@@ -17,6 +18,10 @@ class PipelineError(Exception):
 
 class TransientError(PipelineError):
     """The outside failed in a way that a later attempt may survive (network, lock, restart)."""
+
+
+class StalledError(TransientError):
+    """A stream in which nothing has moved for too long."""
 
 
 class TerminalError(PipelineError):

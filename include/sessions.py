@@ -156,6 +156,20 @@ def _lock_by_query(connection: Connection, schema: str, table: str) -> None:
         raise TransientError(f"{relation} was truncated or rewritten as it was about to be read; it is read again")
 
 
+def lock_holders(connection: Connection, name: str, *relations: str, is_read: bool = False) -> list[str]:
+    """Who else is at some tables' locks, or at the lock of a name: what a server does not say when it gives up waiting.
+
+    Args:
+        connection: A session in no transaction.
+        name: As `ledger.lock` takes it.
+        relations: From `relation_text`.
+        is_read: They were only to be read: who lets readers in does not count.
+    """
+    values = {"relations": list(relations), "name": name, "is_read": is_read}
+    rows = connection.execute(statement("lock_holders"), values).fetchall()
+    return [f"{who} {does} {mode} on {what}" for who, does, mode, what in rows]
+
+
 def identifiers(names: tuple[str, ...] | list[str], prefix: sql.Composable = sql.SQL("")) -> sql.Composed:
     """Quoted names, comma separated, each after `prefix` (for example `old.`)."""
     return sql.SQL(", ").join(prefix + sql.Identifier(name) for name in names)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
 import psycopg
@@ -15,12 +17,12 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
 
 from include import parameters, retries, watermark
 from include.batch import Batch, Horizon, LoadResult, Part, Window, to_text
-from include.errors import ConfigError, TerminalError
+from include.errors import ConfigError, StalledError, TerminalError, TransientError
 from include.extract.horizon import read_horizon
 from include.extract.table import Request, begin_extraction, extract_part, extract_table
 from include.load import personal
 from include.load.publish import load_batch
-from include.sessions import KEEPALIVE, Connection, pin
+from include.sessions import KEEPALIVE, Connection, lock_holders, pin, relation_text
 from include.sources import TableSpec, load_tables
 from include.state import extractions, ledger
 
@@ -96,8 +98,27 @@ def extract_range(part: dict[str, Any]) -> dict[str, Any]:
         no_retry_for_terminal_errors(),
         session(WAREHOUSE) as warehouse,
         session(spec.source, read_only=True) as source,
+        _naming_lock_holders(spec, warehouse, source),
     ):
         return extract_part(source, warehouse, spec, range_).to_json()
+
+
+@contextmanager
+def _naming_lock_holders(spec: TableSpec, warehouse: Connection, source: Connection | None = None) -> Iterator[None]:
+    """Say of a lock that was not to be had which table it guards, and who has it."""
+    try:
+        yield
+    except psycopg.errors.LockNotAvailable as error:
+        places = {WAREHOUSE: (warehouse, spec.raw_schema, spec.table, False)}
+        if source:
+            places = {spec.source: (source, spec.schema_name, spec.identifier, True)} | places
+        found = []
+        for place, (connection, schema, table, is_read) in places.items():
+            with suppress(psycopg.Error):
+                holders = lock_holders(connection, spec.name, relation_text(schema, table), is_read=is_read)
+                found += [f"in {place}, {holder}" for holder in holders]
+        who = "; ".join(found) or f"whoever had it is gone ({error.diag.context or 'no context'})"
+        raise TransientError(f"{spec.name}: {error.diag.message_primary}: {who}") from error
 
 
 @contextmanager
@@ -111,8 +132,11 @@ def _extraction(table: str, horizon: dict[str, Any] | None) -> Iterator[tuple[Co
         no_retry_for_terminal_errors(),
         session(WAREHOUSE) as warehouse,
         session(spec.source, read_only=True) as source,
+        _naming_lock_holders(spec, warehouse, source),
     ):
         ledger.ensure(warehouse, spec.raw_schema)
+        if sys.argv[1:3] == ["dags", "test"]:
+            _own(run_id)
         # Rows staged by an earlier attempt of this run stay until the run has ended. Otherwise a frozen attempt that
         # wakes up would drop what its own retry has staged.
         extractions.discard_leftovers(warehouse, spec, lambda other: _is_over(context, other))
@@ -135,7 +159,11 @@ def load(table: str, batch: dict[str, Any] | Sequence[dict[str, Any]]) -> dict[s
     spec = spec_of(table)
     staged = handed_on([batch] if isinstance(batch, dict) else batch, f"{spec.name}.{spec.first_task}")
     parts = [Batch.from_json(part) for part in staged]
-    with no_retry_for_terminal_errors(), session(WAREHOUSE) as warehouse:
+    with (
+        no_retry_for_terminal_errors(),
+        session(WAREHOUSE) as warehouse,
+        _naming_lock_holders(spec, warehouse),
+    ):
         result = load_batch(warehouse, spec, *parts)
         _publish_watermark(warehouse, spec, result, parts[0].watermark_before)
         return result.to_json()
@@ -223,6 +251,23 @@ def show_watermark(spec: TableSpec, value: str, variables: Variables, before: st
         )
 
 
+def _own(run_id: str) -> None:
+    """In a process that carries out the whole run: keep a session on the warehouse that tells others it lives.
+
+    Airflow calls the run of a killed `airflow dags test` running for ever.
+    """
+    with suppress(psycopg.OperationalError):
+        if run_id in _owners:
+            return extractions.own(_owners[run_id], run_id)
+    _owners[run_id] = _open_until_exit.enter_context(session(WAREHOUSE))
+    extractions.own(_owners[run_id], run_id)
+
+
+_owners: dict[str, Connection] = {}
+_open_until_exit = ExitStack()
+atexit.register(_open_until_exit.close)
+
+
 def _is_over(context: Context, run_id: str) -> bool:
     """Whether a run of this DAG has ended. A run that this Airflow does not know may live in another: not over."""
     try:
@@ -250,6 +295,12 @@ def spec_of(name: str) -> TableSpec:
     )
 
 
+LEFT_BEHIND = """
+    select pg_terminate_backend(pid) from pg_stat_activity
+    where pid = %s and usename = current_user and state = 'active' and wait_event_type = 'Client'"""
+"""Ends a session of ours whose server waits for a client that is gone, where what stands between does not tell it."""
+
+
 @contextmanager
 def session(conn_id: str, *, read_only: bool = False) -> Iterator[Connection]:
     """A pinned session through an Airflow connection; what the connection's extra says wins over our defaults."""
@@ -267,7 +318,13 @@ def session(conn_id: str, *, read_only: bool = False) -> Iterator[Connection]:
             pin(connection, read_only=read_only, connect=hook.get_conn)
         except TerminalError as error:
             raise TerminalError(f"connection {conn_id!r}: {error}") from error
-        yield connection
+        pid = connection.info.backend_pid
+        try:
+            yield connection
+        except StalledError:
+            with suppress(psycopg.Error), hook.get_conn() as other:
+                other.execute(LEFT_BEHIND, (pid,))
+            raise
 
 
 @task(task_id="marts_ready", trigger_rule="none_failed", outlets=[Asset("marts")])

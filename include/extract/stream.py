@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import select
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from psycopg import errors, sql
+from psycopg.abc import Buffer
+from psycopg.copy import LibpqWriter
+from psycopg.generators import copy_to
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
 from include.catalog import SAME_EVERYWHERE
-from include.errors import TransientError
+from include.errors import StalledError, TransientError
 from include.sessions import Connection, identifiers
 
 Format = Literal["binary", "text"]
 
 BLOCK_BYTES = 256 * 1024
 """Bytes gathered before a write: one call for thousands of rows instead of one each."""
+
+
+def stall_seconds() -> float:
+    """How long nothing may move in a stream: `ELT_STALL_MINUTES`, else 30 minutes.
+
+    Long, because a query that finds its first row late sends nothing before.
+    """
+    return 60 * float(os.environ.get("ELT_STALL_MINUTES") or 30)
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,7 @@ def stream(
     Raises:
         TransientError: both ended well but counted differently. A stream cut at a row boundary looks complete to the
             writer, so the counts of both command tags have to agree.
+        StalledError: nothing moved for `stall_seconds`. One that sends slowly is left alone.
         psycopg.Error: what either server said.
     """
     copy_in = sql.SQL("copy {} ({}) from stdin (format {}, freeze {})").format(
@@ -71,7 +84,7 @@ def stream(
     copy_out = sql.SQL("copy ({}) to stdout (format {})").format(rows, sql.SQL(form))
     moved = 0
     with _Reader(source, copy_out) as reader, target.cursor() as writer:
-        with writer.copy(copy_in) as sink:
+        with writer.copy(copy_in, writer=_Writer(writer)) as sink:
             for block in reader:
                 sink.write(block)
                 moved += len(block)
@@ -128,7 +141,10 @@ class _Reader:
 
     def _wait(self) -> None:
         """Wait for more from the server. Unlike a blocking read, it lets a signal through."""
-        self._readable.poll()
+        if not self._readable.poll(1000 * stall_seconds()):
+            problem = stalled("the source", self._connection, "sent")
+            self._connection.close()
+            raise problem
         self._connection.pgconn.consume_input()
 
     def _result(self) -> PGresult | None:
@@ -148,3 +164,29 @@ class _Reader:
             if result is None:
                 raise errors.OperationalError("the source ended the session in the middle of a COPY")
             raise errors.error_from_result(result, self._connection.info.encoding)
+
+
+class _Writer(LibpqWriter):
+    """psycopg's own, which gives up where the server takes nothing."""
+
+    def _put(self, data: Buffer) -> None:
+        try:
+            self.connection.wait(copy_to(self._pgconn, data, flush=True), timeout=stall_seconds())
+        except errors._WaitTimeout:
+            problem = stalled("the warehouse", self.connection, "taken")
+            self.connection.close()
+            raise problem from None
+
+    def finish(self, exc: BaseException | None = None) -> None:
+        if not self.connection.closed:  # else it would wait for an answer
+            super().finish(exc)
+
+
+def stalled(side: str, connection: Connection, done: str) -> StalledError:
+    """Names the server's process, which somebody may look for there."""
+    info = connection.info
+    return StalledError(
+        f"{side} (pid {info.backend_pid}, database {info.dbname} on {info.host}:{info.port}) has {done} nothing for "
+        f"{stall_seconds() / 60:g} minutes: what stands between may keep dead connections open; its session is ended. "
+        "A query that finds its first row later than that needs an index, or a larger ELT_STALL_MINUTES"
+    )

@@ -57,6 +57,10 @@ alter table _elt.extraction add column if not exists source_shape jsonb;
 alter table _elt.extraction add column if not exists rewound_at timestamptz;
 alter table _elt.load_ledger add column if not exists source_server jsonb;
 alter table _elt.load_ledger add column if not exists is_of_one_server boolean;
+alter table _elt.extraction add column if not exists has_owner boolean not null default false;
+
+comment on column _elt.extraction.has_owner is
+'Whether one process carries out all of the run, and holds the lock of the run as long as it lives.';
 
 comment on column _elt.load_ledger.source_server is
 'The source as the load''s snapshot saw it: cluster, timeline, start, place in the log. Null: an earlier version.';

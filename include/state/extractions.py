@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -39,6 +39,10 @@ class Ticket:
 
 Bounds = tuple[list[str] | None, list[str] | None]
 """The keys, as text, that a range begins with and ends before; None: unbounded."""
+
+
+ABANDONED_AFTER = timedelta(days=7)
+"""After that no load is to come: retries, queues and clocks of all Airflows that share the warehouse take less."""
 
 
 def staging_table(extraction_id: int) -> sql.Identifier:
@@ -155,21 +159,33 @@ def held_buckets(connection: Connection, extraction_id: int) -> Buckets | None:
     return Buckets(row[0], tuple(row[1])) if row and row[0] else None
 
 
+def own(connection: Connection, run_id: str) -> None:
+    """Hold the lock of a run as long as the session lasts: its process carries out all of it, and would load it."""
+    connection.execute("select pg_advisory_lock_shared(hashtextextended('elt:run ' || %s, 0))", (run_id,))
+
+
 def discard_leftovers(connection: Connection, spec: TableSpec, is_over: Callable[[str], bool]) -> None:
     """Drop what dead attempts at this table staged; what an attempt that still moves is at waits for the next run.
 
     Args:
         connection: A warehouse session.
         spec: The table.
-        is_over: Whether a run id can no longer load what it staged.
+        is_over: Whether a run id can no longer load what it staged. A run that had a process of its own is over when
+            that is gone, and whatever is older than `ABANDONED_AFTER`.
+    """
+    query = """
+        select extraction_id, run_id,
+            has_owner and pg_try_advisory_xact_lock(hashtextextended('elt:run ' || run_id, 0))
+            or greatest(started_at, (
+                select max(part.staged_at) from _elt.extraction_range as part
+                where part.extraction_id = one.extraction_id
+            )) < clock_timestamp() - %s as is_left
+        from _elt.extraction as one where source = %s and table_name = %s
     """
     with connection.cursor(row_factory=namedtuple_row) as cursor:
-        rows = cursor.execute(
-            "select extraction_id, run_id from _elt.extraction where source = %s and table_name = %s",
-            (spec.source, spec.table),
-        ).fetchall()
+        rows = cursor.execute(query, (ABANDONED_AFTER, spec.source, spec.table)).fetchall()
     for row in rows:
-        if is_over(row.run_id) and discard(connection, row.extraction_id):
+        if (row.is_left or is_over(row.run_id)) and discard(connection, row.extraction_id):
             log.info(
                 "leftover staging dropped",
                 table=spec.name,

@@ -97,7 +97,8 @@ class Attempt:
     def _stand_in(self) -> None:
         structlog.contextvars.bind_contextvars(run=self.run.run_id, task=self.task, pid=os.getpid())
         for side in SIDES:
-            if self.fault and self.fault.kind == f"cut {side}":
+            if self.fault and self.fault.kind in (f"cut {side}", f"hang {side}"):
+                os.environ["ELT_STALL_MINUTES"] = "0.05"
                 address = self.world.address(side)
                 self.proxies[side] = Proxy(lambda: address)
             port = self.proxies[side].port if side in self.proxies else None

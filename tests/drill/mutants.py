@@ -11,7 +11,7 @@ from typing import Any
 from psycopg import sql
 
 from include import drift, tasks
-from include.extract import horizon, table
+from include.extract import horizon, stream, table
 from include.extract.horizon import read_horizon
 from include.load import publish
 from include.server import Server
@@ -52,6 +52,11 @@ def horizon_without_statements() -> None:
     mutated = text.replace("('active', 'fastpath function call')", "('nothing')")
     assert mutated != text
     replace(horizon, "statement", lambda _: sql.SQL(mutated))
+
+
+def stream_without_limit() -> None:
+    """Wait for a stream as long as its connection is open."""
+    replace(stream, "stall_seconds", lambda: 10_000)
 
 
 def no_version_guard() -> None:
@@ -159,6 +164,10 @@ MUTANTS = {
     "cursor at max(updated_at)": Mutant(Plan(120, ("orders",), ONE_RUN, {}, 0, cursor_at_max), LOST),
     "horizon after the snapshot": Mutant(Plan(120, ("orders", "shapes"), ONE_RUN, {}, 0, horizon_after_snapshot), LOST),
     "horizon from transactions alone": Mutant(Plan(120, ("orders",), ONE_RUN, {}, 0, horizon_without_statements), LOST),
+    "a stream may stand still": Mutant(
+        Plan(120, ("orders",), ONE_RUN, {"hang shop": 1.0}, 0.7, stream_without_limit, hung_seconds=20),
+        r"^extract of \w+ hung for .*'hang shop'",
+    ),
     "no version guard": Mutant(
         Plan(300, ("orders", "shapes"), TWO_RUNS, {"pause": 1.0}, 0.7, no_version_guard),
         f"went back|above the ledger|{LOST}",

@@ -24,6 +24,7 @@ class Proxy:
         self.port: int = self._listener.getsockname()[1]
         self._sockets: set[socket.socket] = set()
         self._left: int | None = None
+        self._hanging: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self, after_bytes: int) -> None:
@@ -31,6 +32,10 @@ class Proxy:
         self._left = after_bytes
         if after_bytes == 0:
             self._reset()
+
+    def hang(self, after_bytes: int) -> None:
+        """Keep every connection that there is open, and pass nothing on once `after_bytes` more have passed."""
+        self._hanging, self._left = set(self._sockets), after_bytes
 
     def _accept(self) -> None:
         while True:
@@ -48,10 +53,13 @@ class Proxy:
     def _relay(self, source: socket.socket, target: socket.socket) -> None:
         try:
             while block := source.recv(16 * 1024):
-                if self._left is not None:
+                cuts = self._left is not None and (not self._hanging or source in self._hanging)
+                if cuts and self._left is not None:
                     block, self._left = block[: self._left], self._left - len(block)
                 target.sendall(block)
-                if self._left is not None and self._left <= 0:
+                if cuts and self._left is not None and self._left <= 0:
+                    if self._hanging:
+                        threading.Event().wait()
                     self._reset()
             target.shutdown(socket.SHUT_WR)
         except OSError:

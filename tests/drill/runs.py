@@ -30,9 +30,12 @@ HUNG_SECONDS = 60
 
 KINDS = {
     "kill -9": 15, "freeze": 3, "pause": 1, "terminate shop": 2, "terminate warehouse": 3, "stop shop": 0.3,
-    "stop warehouse": 2, "cut shop": 2, "cut warehouse": 3, "lock raw": 1, "time out": 2, "disk full": 1,
+    "stop warehouse": 2, "cut shop": 2, "cut warehouse": 3, "hang shop": 1, "lock raw": 1, "time out": 2,
+    "disk full": 1,
 }  # fmt: skip
 """How often each kind of fault is chosen."""
+
+WITHOUT_DELAY = ("freeze", "pause", "time out", "disk full", "hang shop")
 
 REFUSALS = {"in ranges at the same time", "raw's columns changed after this was read"}
 """What concurrent runs of one table may be told at any time."""
@@ -91,6 +94,7 @@ class Runs:
     faults: dict[str, float]
     intensity: float
     mutate: Callable[[], None] | None = None
+    hung_seconds: int | None = None
     raised: dict[str, str] = field(default_factory=dict)
     expected_refusals: set[str] = field(default_factory=lambda: set(REFUSALS))
     violations: list[str] = field(default_factory=list)
@@ -204,12 +208,14 @@ class Runs:
             return Fault(kind, step)
         if kind == "time out":
             steps = [step for step in steps if step.startswith("before")]
+        if kind == "hang shop":  # what has a limit of its own is the stream
+            steps = [step for step in steps if step.startswith("before shop: copy")]
         if kind == "disk full":  # what fails are writes
             writes = tuple(f"before warehouse: {command}" for command in ("copy", "insert", "merge"))
             steps = [step for step in steps if step.startswith(writes)]
         if not steps:
             return None
-        return Fault(kind, self.rng.choice(steps), 0 if kind in ("freeze", "pause", "time out", "disk full") else delay)
+        return Fault(kind, self.rng.choice(steps), 0 if kind in WITHOUT_DELAY else delay)
 
     async def _attempt(self, attempt: Attempt) -> dict[str, Any]:
         """Fork, and wait until the process ended or froze."""
@@ -226,13 +232,15 @@ class Runs:
         listener.add_done_callback(
             lambda done: done.exception() and not ended.done() and ended.set_exception(done.exception())
         )
-        if await _are_done_in_time({ended}):
+        if await _are_done_in_time({ended}, self.hung_seconds):
             return ended.result()
         self._end_hung(attempt, pid)
         return {"ended": "failed"}
 
     def _end_hung(self, attempt: Attempt, pid: int) -> None:
-        self.violations.append(f"{attempt.task} of {attempt.table} hung for {HUNG_SECONDS} s; fault: {attempt.fault}")
+        self.violations.append(
+            f"{attempt.task} of {attempt.table} hung for {self.hung_seconds or HUNG_SECONDS} s; fault: {attempt.fault}"
+        )
         os.kill(pid, signal.SIGKILL)
 
     async def _listen(self, attempt: Attempt, pid: int, reading: int, ended: asyncio.Future[dict[str, Any]]) -> None:
@@ -295,12 +303,12 @@ class Runs:
             await asyncio.wait(set(self._listeners))
 
 
-async def _are_done_in_time(awaited: set[asyncio.Future[Any]]) -> bool:
-    """Whether all are done within `HUNG_SECONDS` in which this loop listened.
+async def _are_done_in_time(awaited: set[asyncio.Future[Any]], seconds: int | None = None) -> bool:
+    """Whether all are done within so many seconds (`HUNG_SECONDS`) in which this loop listened.
 
     It does not while a question waits for a lock or a server starts: however long that takes, it counts as a second.
     """
-    for _ in range(HUNG_SECONDS):
+    for _ in range(seconds or HUNG_SECONDS):
         if pending := {each for each in awaited if not each.done()}:
             await asyncio.wait(pending, timeout=1)
     return all(each.done() for each in awaited)

@@ -66,6 +66,7 @@ class Plan:
         intensity: Share of attempts that meet a fault.
         mutate: Breaks the product in each attempt, to see whether the drill notices.
         made_anew: Begins with a new cluster of the source: one that is made later repeats its OIDs.
+        hung_seconds: When an attempt counts as hung; None: as everywhere.
     """
 
     seconds: float = 20
@@ -82,6 +83,7 @@ class Plan:
     intensity: float = 0.5
     mutate: Callable[[], None] | None = None
     made_anew: bool = False
+    hung_seconds: int | None = None
 
 
 class Schedule:
@@ -119,7 +121,9 @@ class Schedule:
         )
         with (self.world.folder / "tasks.log").open("ab") as log:
             plan = self.plan
-            self.runs = Runs(self.world, self.rng, self.tally, log, plan.faults, plan.intensity, plan.mutate)
+            self.runs = Runs(
+                self.world, self.rng, self.tally, log, plan.faults, plan.intensity, plan.mutate, plan.hung_seconds
+            )
             self.world.unblock = self._unblock
             for process in (*writing, watching):
                 process.start()

@@ -15,7 +15,7 @@ import psutil
 import psycopg
 from psycopg.pq import ExecStatus, TransactionStatus
 
-from include.local.databases import WAREHOUSE
+from include.local.databases import SOURCE, WAREHOUSE
 from tests.drill.world import SIDES
 
 if TYPE_CHECKING:
@@ -94,6 +94,12 @@ def _cut(side: str) -> Strike:
     return strike
 
 
+def _hang(attempt: Attempt, fault: Fault) -> None:
+    """What stands before the source keeps the connection open, and passes nothing on."""
+    attempt.proxies[SOURCE].hang(after_bytes=0)
+    attempt.tell(struck=fault.kind, step=fault.step)
+
+
 def _fill_disk(attempt: Attempt, fault: Fault) -> None:
     """A limit on the files of the warehouse's backend: its writes fail like those on a full disk, and nobody else's."""
     if WAREHOUSE in attempt.sessions:
@@ -151,6 +157,7 @@ STRIKES: dict[str, Strike] = {
     **{f"terminate {side}": _terminate(side) for side in SIDES},
     **{f"stop {side}": _stop(side) for side in SIDES},
     **{f"cut {side}": _cut(side) for side in SIDES},
+    "hang shop": _hang,
     "lock raw": _lock_raw,
     "time out": _time_out,
     **({"disk full": _fill_disk} if sys.platform == "linux" else {}),

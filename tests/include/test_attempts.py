@@ -348,3 +348,36 @@ def test_who_holds_a_tables_lock_and_is_frozen_loses_it_in_minutes(pipeline: Pip
         ledger.lock(pipeline.warehouse, "shop.orders")
         assert pipeline.raw(limit) == [("5min",)]
     assert pipeline.raw(limit) == [("1h",)]
+
+
+def test_what_a_killed_process_staged_is_dropped_whatever_airflow_says_of_its_run(pipeline: Pipeline) -> None:
+    """`airflow dags test` carries out all of a run: killed, the run is `running` for ever, or its metadata are lost."""
+    spec = pipeline.spec()
+    pipeline.insert(1)
+    pipeline.run(spec)
+    owner = pipeline.connect_warehouse()
+    extractions.own(owner, "test_run")
+    batch = pipeline.extract(spec, run_id="test_run")
+    others = pipeline.extract(spec, run_id="of_another_airflow")
+    extractions.discard_leftovers(pipeline.warehouse, spec, lambda _: False)
+    assert len(pipeline.staging_tables()) == 2, "either may still be loaded"
+    owner.close()
+    while len(pipeline.staging_tables()) == 2:  # until the server has noticed
+        extractions.discard_leftovers(pipeline.warehouse, spec, lambda _: False)
+    assert pipeline.staging_tables() == [f"staging_{others.extraction_id}"]
+    with pytest.raises(TerminalError, match="nothing staged"):
+        pipeline.load(spec, batch)
+    pipeline.load(spec, others)
+    pipeline.assert_equal()
+
+
+@pytest.mark.parametrize(("days", "left"), [(6, 1), (8, 0)])
+def test_what_nobody_has_loaded_for_a_week_is_dropped(pipeline: Pipeline, days: int, left: int) -> None:
+    """By then a run that this Airflow does not know, whose retries may be to come, has ended in any."""
+    pipeline.insert(1)
+    ledger.ensure(pipeline.warehouse, pipeline.spec().raw_schema)
+    pipeline.extract(pipeline.spec(), run_id="unknown")
+    for table, column in (("extraction", "started_at"), ("extraction_range", "staged_at")):
+        pipeline.warehouse.execute(f"update _elt.{table} set {column} = {column} - interval '{days} days'")
+    extractions.discard_leftovers(pipeline.warehouse, pipeline.spec(), lambda _: False)
+    assert len(pipeline.staging_tables()) == left

@@ -13,11 +13,13 @@ from psycopg import sql
 
 from include import tasks
 from include.dbt_project import profile_environment
-from include.errors import TerminalError
+from include.errors import StalledError, TerminalError
+from include.extract.stream import stream
 from include.sessions import asked_settings
 from include.sql import statement
 from tests.conftest import PgBouncer, Postgres
-from tests.include.conftest import between
+from tests.drill.proxy import Proxy
+from tests.include.conftest import Pipeline, between
 
 ODD = {
     "datestyle": "German",
@@ -243,3 +245,23 @@ def test_a_database_that_is_named_in_the_extra_alone_is_everybodys(shop: Callabl
     assert database == psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
     environment = profile_environment(tasks.PostgresHook("shop").connection.get_uri())
     assert environment["DBT_DBNAME"] == database
+
+
+def test_what_a_dead_stream_leaves_on_the_server_is_ended(
+    postgres: Postgres, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its server waits for a client that is gone, with its locks: no limit of its own ends that."""
+    proxy = Proxy(lambda: postgres.server.port)
+    pipeline.app.execute("drop role if exists streamer; create role streamer login password 'streamer'")
+    place = f"127.0.0.1:{proxy.port}/{pipeline.app.info.dbname}"
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", f"postgresql://streamer:streamer@{place}")
+    monkeypatch.setenv("ELT_STALL_MINUTES", "0.02")
+    rows = sql.SQL("select generate_series(1, 50000000)::bigint as id, repeat('x', 200) as what")
+    pipeline.warehouse.execute("begin; create table public.staging (id bigint, what text)")
+    staging = sql.Identifier("public", "staging")
+    with pytest.raises(StalledError), tasks.session("shop", read_only=True) as source:
+        pid = source.info.backend_pid
+        proxy.hang(after_bytes=20_000_000)
+        stream(source, rows, pipeline.warehouse, staging, ["id", "what"], "binary")
+    while pipeline.app.execute("select 1 from pg_stat_activity where pid = %s", (pid,)).fetchone():
+        pass

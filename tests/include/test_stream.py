@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from include.errors import StalledError
 from include.extract.stream import BLOCK_BYTES, copy_format, stream
+from include.sessions import pin
+from tests.conftest import Postgres
+from tests.drill.proxy import Proxy
 from tests.include.conftest import Pipeline
 
 STAGING = sql.Identifier("public", "staging")
 ENDLESS = sql.SQL("select i::bigint as id, repeat('x', 200) as what from generate_series(1, 50000000) i")
+
+AT_ONCE = sql.SQL("select generate_series(1, 50000000)::bigint as id, repeat('x', 200) as what")
+"""The same, with its first row before its last is made."""
 
 
 @pytest.fixture
@@ -87,3 +97,44 @@ def test_a_server_that_hangs_up_in_the_middle_fails_the_stream(staging: Pipeline
             ended.set()
             thread.join()
     assert staging.source.closed, "a session in the middle of a COPY must not be used again"
+
+
+@pytest.fixture
+def behind(staging: Pipeline, postgres: Postgres) -> Callable[[str], Proxy]:
+    """Puts a proxy between us and a side."""
+
+    def put(side: str) -> Proxy:
+        proxy = Proxy(lambda: postgres.server.port)
+        admin = psycopg.connect(staging.source_dsn, autocommit=True)
+        admin.execute("drop role if exists streamer; create role streamer login superuser password 'streamer'")
+        dsn: dict[str, Any] = {**conninfo_to_dict(staging.source_dsn if side == "source" else staging.warehouse_dsn)}
+        dsn |= {"host": "127.0.0.1", "port": proxy.port, "user": "streamer", "password": "streamer"}
+        setattr(staging, side, pin(psycopg.connect(make_conninfo(**dsn)), read_only=side == "source"))
+        if side == "warehouse":
+            staging.warehouse.execute("begin; create table public.staging (id bigint, what text)")
+        return proxy
+
+    return put
+
+
+@pytest.mark.parametrize(("side", "what"), [("source", "sent"), ("warehouse", "taken")])
+def test_a_proxy_that_keeps_a_dead_stream_open_is_given_up(
+    staging: Pipeline, behind: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch, side: str, what: str
+) -> None:
+    """The poll had no limit: nothing after 150 s, and no later run came past it."""
+    staging.warehouse.rollback()
+    proxy = behind(side)
+    if side == "source":
+        staging.warehouse.execute("begin; create table public.staging (id bigint, what text)")
+    monkeypatch.setenv("ELT_STALL_MINUTES", "0.02")
+    pid = getattr(staging, side).info.backend_pid
+    proxy.hang(after_bytes=20_000_000)
+    with pytest.raises(StalledError, match=rf"the {side} \(pid {pid}, .*\) has {what} nothing for 0.02 minutes"):
+        copy(staging, AT_ONCE)
+    assert getattr(staging, side).closed
+
+
+def test_a_source_that_sends_slowly_is_left_alone(staging: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ELT_STALL_MINUTES", "0.02")
+    slow = "select i::bigint as id, repeat('x', 9000) || pg_sleep(0.3) as what from generate_series(1, 8) i"
+    assert copy(staging, sql.SQL(slow))[0] == 8

@@ -163,3 +163,42 @@ def test_what_a_retry_cannot_mend_fails_at_once(error: Exception) -> None:
 def test_what_the_outside_broke_is_retried(error: Exception) -> None:
     with pytest.raises(type(error)), tasks.no_retry_for_terminal_errors():
         raise error
+
+
+def test_a_lock_that_is_not_to_be_had_is_named_with_its_table_and_holder(pipeline: Pipeline) -> None:
+    spec = pipeline.spec()
+    pipeline.insert(1)
+    pipeline.run(spec)
+    batch = pipeline.extract(spec)
+    for session in (pipeline.source, pipeline.warehouse):
+        session.execute("set lock_timeout = 1")
+    places = ((pipeline.source_dsn, "public.orders"), (pipeline.warehouse_dsn, "raw_shop.orders"))
+    for number, (dsn, table) in enumerate(places):
+        with psycopg.connect(dsn, application_name="a migration") as holder:
+            holder.execute(f"lock table {table} in access exclusive mode")
+            who = rf"in (shop|warehouse), pid {holder.info.backend_pid}, postgres 'a migration', idle in transaction"
+            with pytest.raises(TransientError, match=f"orders: .*lock timeout: {who}, since .* holds .* on {table}"):
+                with tasks._naming_lock_holders(spec, pipeline.warehouse, None if number else pipeline.source):
+                    pipeline.load(spec, batch) if number else pipeline.extract(spec)
+    with psycopg.connect(pipeline.warehouse_dsn) as holder:
+        ledger.lock(holder, spec.name)
+        with pytest.raises(TransientError, match=f"pid {holder.info.backend_pid}, .* on the lock of shop.orders"):
+            with tasks._naming_lock_holders(spec, pipeline.warehouse):
+                pipeline.load(spec, batch)
+    pipeline.load(spec, batch)
+    pipeline.assert_equal()
+
+
+def test_a_process_that_carries_out_the_whole_run_says_that_it_lives(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "session", lambda _: nullcontext(pipeline.connect_warehouse()))
+    monkeypatch.setattr(tasks, "_owners", {})
+    ledger.ensure(pipeline.warehouse, pipeline.spec().raw_schema)
+    for _ in range(2):
+        tasks._own("test_run")
+        tasks._owners["test_run"].close()  # a server that was restarted
+    tasks._own("test_run")
+    pipeline.extract(pipeline.spec(), run_id="test_run")
+    pipeline.extract(pipeline.spec(), run_id="another")
+    assert pipeline.raw("select run_id from _elt.extraction where has_owner") == [("test_run",)]
