@@ -24,7 +24,7 @@ from tests.drill.world import World
 
 KEY = "pair || '/' || half"
 LIVE = "_deleted_at is null"
-AS_EXTRACTED = {"hash": """encode(sha256(convert_to("{}", 'UTF8')), 'hex')"""}
+AS_EXTRACTED = {"unsalted_hash": """encode(sha256(convert_to("{}", 'UTF8')), 'hex')"""}
 BROKEN_PAIRS = """
     select array_agg(pair) from (
         select pair from {} where {} group by pair having count(*) <> 2 or sum(amount) <> 0
