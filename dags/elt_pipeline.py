@@ -71,6 +71,6 @@ with DAG(
         ),
     },
 ) as dag:
-    render_pipeline(dag)
+    marts = render_pipeline(dag)
     check_parameters() >> [task for task in dag.tasks if not task.upstream_list and task.task_id != "check_parameters"]
-    [task for task in dag.tasks if not task.downstream_list] >> marts_ready()
+    [task for task in dag.tasks if not task.downstream_list] >> marts_ready(marts)

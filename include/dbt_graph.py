@@ -112,6 +112,8 @@ class _Drawing:
         layer, group = self.place(node)
         drawn = self._drawn(node) | {"place": [layer, group], "title": node["unique_id"].split(".", 2)[2]}
         drawn |= {"depends_on": {"nodes": self.parents[node["unique_id"]]}}
+        if node["resource_type"] != "function":
+            drawn["asset"] = [node["schema"], node["alias"]]
         if node.get("language") == "python":
             drawn["problem"] = "PostgreSQL runs no Python model; write it as SQL, or disable it"
         return drawn

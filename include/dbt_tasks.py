@@ -9,6 +9,8 @@ than most models. These subclasses keep what its operators give (one node a task
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from datetime import timedelta
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +29,12 @@ from cosmos.operators.local import (
     DbtRunLocalOperator,
     DbtSeedLocalOperator,
     DbtSnapshotLocalOperator,
+    DbtSourceLocalOperator,
     DbtTestLocalOperator,
 )
 
 from include import dbt_vars
+from include.assets import tell_updated, warehouse_asset
 from include.dbt_project import load_manifest, profile_environment
 from include.errors import ConfigError
 
@@ -109,6 +113,8 @@ class _InProcess(DbtLocalBaseOperator):
         self.check_nodes(result)
         if not result.success:
             self.conclude(result)
+        if asset := self.extra_context.get("asset"):
+            tell_updated(context, warehouse_asset(*asset), _change(result.result.results))
         return result
 
     def check_nodes(self, result: dbtRunnerResult) -> None:
@@ -139,6 +145,19 @@ class _InProcess(DbtLocalBaseOperator):
         raise AirflowFailException(message)
 
 
+def _change(results: Sequence[Any]) -> dict[str, Any] | None:
+    """What to say of a relation that was built: its rows, where dbt counts them; None where none came or went."""
+    found = [each for each in results if each.node.resource_type != "operation"]
+    rows = found[0].adapter_response.get("rows_affected", -1)
+    if (
+        rows == 0
+        and found[0].node.config.materialized in ("incremental", "snapshot")
+        and not found[0].node.config.post_hook
+    ):
+        return None
+    return {"rows": rows} if rows >= 0 else {}
+
+
 class DbtRun(_InProcess, DbtRunLocalOperator):
     """Builds one model."""
 
@@ -153,6 +172,20 @@ class DbtSnapshot(_InProcess, DbtSnapshotLocalOperator):
 
 class DbtFunction(_InProcess, DbtBuildLocalOperator):
     """Creates one function, which no command of dbt but `build` does."""
+
+
+class DbtFreshness(_InProcess, DbtSourceLocalOperator):
+    """Looks how old a source table of somebody else's is. A retry finds it older."""
+
+    def conclude(self, result: dbtRunnerResult) -> None:
+        for each in [] if result.exception else result.result.results:
+            if each.status == "error":
+                raise AirflowFailException(
+                    f"source {each.node.source_name}.{each.node.name} is stale: its newest row is of "
+                    f"{each.max_loaded_at:%Y-%m-%d %H:%M:%S} UTC, {timedelta(seconds=round(each.age))} ago; "
+                    f"ask who loads it, or change `freshness:` in {each.node.original_file_path}"
+                )
+        super().conclude(result)
 
 
 class DbtTest(_InProcess, DbtTestLocalOperator):

@@ -27,8 +27,9 @@ from cosmos.converter import DbtToAirflowConverter
 from cosmos.operators import local as cosmos_operators
 
 from include import dbt_project
+from include.assets import warehouse_asset
 from include.dbt_graph import BUILT
-from include.dbt_tasks import DbtFunction, DbtRun, DbtSeed, DbtSnapshot, DbtTest
+from include.dbt_tasks import DbtFreshness, DbtFunction, DbtRun, DbtSeed, DbtSnapshot, DbtTest
 from include.sources import Tables, load_tables
 from include.task_settings import NodeSettings, TableSettings, read_settings
 from include.tasks import cut, extract, extract_range, load, open_run, refuse
@@ -77,11 +78,14 @@ def _no_garbage() -> Iterator[None]:
 
 
 @_no_garbage()
-def render_pipeline(dag: DAG) -> None:
+def render_pipeline(dag: DAG) -> list[str]:
     """Add every task of the pipeline to `dag`: sources, models and tests, in the order dbt's graph demands.
 
     What cannot work is a task that fails with one sentence, in the place of what it would have done. A process that
     Airflow starts for one task gets that one alone, with the group it stands in.
+
+    Returns:
+        Ids of the tasks that build marts: the models of the layer `marts`, or every model where there is no such layer.
 
     Raises:
         ConfigError: dbt cannot parse the project; names file and remedy.
@@ -115,6 +119,7 @@ def render_pipeline(dag: DAG) -> None:
     pipeline.order_extracts()
     pipeline.add_tests()
     dag.params = params
+    return pipeline.marts
 
 
 class _Pipeline:
@@ -141,11 +146,14 @@ class _Pipeline:
         self.horizons: dict[str, Any] = {}
 
     def add_source(self, unique_id: str) -> TaskGroup | None:
-        """A table to load: extract, then load; of one that may be cut, an extract for each range."""
+        """A table to load: extract, then load; of one that may be cut, an extract for each range. Of others: nothing,
+        or a look whether they are fresh."""
         node = self.nodes[unique_id]
         layer, source = node["place"][0], node["source_name"]
-        if not node["is_loaded"] or not (self._is_wanted(node) or self.only == f"{layer}.horizon"):
+        if not (self._is_wanted(node) or self.only == f"{layer}.horizon"):
             return None
+        if not node["is_loaded"]:
+            return self._watch(unique_id) if node["has_freshness"] else None
         problem = self.tables.problems.get(unique_id)
         with self._layer(layer, node["folder"]):
             if not problem and source not in self.horizons:
@@ -154,6 +162,12 @@ class _Pipeline:
                 self._load(unique_id) if not problem else self._refuse(unique_id, "extract", problem.sentence)
         if self.only == "{}.{}.ended".format(*node["place"]) and unique_id in self.reading_task:
             self._ended(unique_id)
+        return group
+
+    def _watch(self, unique_id: str) -> TaskGroup:
+        with self._group_of(unique_id) as group:
+            task = self._run(self.nodes[unique_id], DbtFreshness, "freshness")
+        self.first_task[unique_id] = self.last_task[unique_id] = task
         return group
 
     def _load(self, unique_id: str) -> None:
@@ -165,7 +179,8 @@ class _Pipeline:
         begin = cut if spec.rows_per_range else extract
         begun = begin.override(**arguments)(spec.name, self.horizons[spec.source])
         batch = extract_range.override(**arguments).expand(part=begun) if begin is cut else begun
-        loaded = load.override(**arguments)(spec.name, batch)
+        outlets = self._outlets([spec.raw_schema, spec.table])
+        loaded = load.override(**arguments, **outlets)(spec.name, batch)
         self.first_task[unique_id], self.last_task[unique_id] = begun.operator, loaded.operator
         self.reading_task[unique_id] = batch.operator
 
@@ -202,8 +217,20 @@ class _Pipeline:
             arguments |= _settings(node, NodeSettings)
         except ValueError as error:
             return refuse.override(task_id=task_id)(f"{node['file']}: {node['title']}: {error}").operator
-        arguments |= {"doc_md": node.get("description"), "extra_context": {"dbt_unique_id": node["unique_id"]}}
+        told = {"dbt_unique_id": node["unique_id"]} | ({"asset": node["asset"]} if "asset" in node else {})
+        arguments |= {"doc_md": node.get("description"), "extra_context": told} | self._outlets(node.get("asset"))
         return operator(**ARGUMENTS | arguments, task_id=task_id)
+
+    def _outlets(self, asset: list[str] | None) -> dict[str, Any]:
+        """What Airflow shows of a task's asset. A task's own process adds it when it has changed (`tell_updated`)."""
+        return {"outlets": [warehouse_asset(*asset)]} if asset and self.only is None else {}
+
+    @property
+    def marts(self) -> list[str]:
+        """Ids of the tasks that build models of the layer `marts`, or all models where there is none."""
+        models = [node for node in self.nodes.values() if node["resource_type"] == "model"]
+        marts = [node for node in models if node["folder"] == "marts"] or models
+        return sorted("{}.{}.run".format(*node["place"]) for node in marts)
 
     def _refuse(self, unique_id: str, task_id: str, sentence: str) -> None:
         node = self.nodes[unique_id]

@@ -16,6 +16,7 @@ from airflow.sdk import Asset, Context, Variable, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
 
 from include import parameters, retries, watermark
+from include.assets import tell_updated, warehouse_asset
 from include.batch import Batch, Horizon, LoadResult, Part, Window, to_text
 from include.errors import ConfigError, StalledError, TerminalError, TransientError
 from include.extract.horizon import read_horizon
@@ -166,6 +167,10 @@ def load(table: str, batch: dict[str, Any] | Sequence[dict[str, Any]]) -> dict[s
     ):
         result = load_batch(warehouse, spec, *parts)
         _publish_watermark(warehouse, spec, result, parts[0].watermark_before)
+        changed = result.rows_inserted + result.rows_updated + result.rows_deleted
+        extra = {"rows": changed, "watermark": result.mark and to_text(result.mark)}
+        asset = warehouse_asset(spec.raw_schema, spec.table)
+        tell_updated(get_current_context(), asset, extra if changed else None)
         return result.to_json()
 
 
@@ -328,22 +333,36 @@ def session(conn_id: str, *, read_only: bool = False) -> Iterator[Connection]:
 
 
 @task(task_id="marts_ready", trigger_rule="none_failed", outlets=[Asset("marts")])
-def marts_ready() -> None:
-    """All of the run is done. Red while values that an entry began to leave out or to hash are stored below raw yet.
+def marts_ready(marts: list[str]) -> None:
+    """All of the run is done. Updates the asset `marts` if the run has built any of them.
 
-    Looks at what dbt's role owns, with its rights, and at what is staged. In most runs there is nothing to look for.
+    Red while values that an entry began to leave out or to hash are stored below raw yet.
+
+    Args:
+        marts: Ids of the tasks that build marts.
     """
+    with no_retry_for_terminal_errors(), session(WAREHOUSE) as loader:
+        _refuse_clear_values(loader)
+    context = get_current_context()
+    ti = context["ti"]
+    parts = [marts[start : start + 100] for start in range(0, len(marts), 100)]  # they stand in a request's URL
+    asked = {"dag_id": ti.dag_id, "run_ids": [ti.run_id], "states": ["success"]}
+    built = any(ti.get_ti_count(**asked, task_ids=part) for part in parts)
+    tell_updated(context, Asset("marts"), {} if built else None)
+
+
+def _refuse_clear_values(loader: Connection) -> None:
+    """Look at what dbt's role owns, with its rights, and at what is staged. In most runs there is nothing to look for."""
     from include.dbt_tasks import dbt_hook  # and with it Cosmos, which commands do without
 
-    with no_retry_for_terminal_errors(), session(WAREHOUSE) as loader:
-        if not (digests := personal.awaited(loader)):
-            return
-        with dbt_hook().get_conn() as connection:
-            found = personal.holders(pin(connection, read_only=True), digests)
-        found += personal.holders(loader, digests)
-        if found:
-            raise TerminalError(personal.refusal(found))
-        personal.forget(loader, digests)
+    if not (digests := personal.awaited(loader)):
+        return
+    with dbt_hook().get_conn() as connection:
+        found = personal.holders(pin(connection, read_only=True), digests)
+    found += personal.holders(loader, digests)
+    if found:
+        raise TerminalError(personal.refusal(found))
+    personal.forget(loader, digests)
 
 
 @contextmanager

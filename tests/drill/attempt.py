@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import psycopg
 import structlog
 from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.execution_time.context import OutletEventAccessors
 from psycopg import Cursor, sql
 from psycopg._connection_base import BaseConnection
 
@@ -114,7 +115,10 @@ class Attempt:
                 data_interval_start=run.interval and run.interval[0],
                 data_interval_end=run.interval and run.interval[1],
             ),
-            "ti": SimpleNamespace(get_dagrun_state=lambda _, run_id: store.get(f"state_{run_id}")),
+            "ti": SimpleNamespace(
+                get_dagrun_state=lambda _, run_id: store.get(f"state_{run_id}"), task=SimpleNamespace(outlets=[])
+            ),
+            "outlet_events": OutletEventAccessors(),
         }
 
         def impatient(connection: psycopg.Connection, **given: Any) -> psycopg.Connection:

@@ -12,6 +12,7 @@ import pytest
 from include.local.environment import ROOT
 
 KNOW_AIRFLOW = {
+    "assets.py",
     "tasks.py",
     "parameters.py",
     "rendering.py",

@@ -1,0 +1,33 @@
+"""Each raw table, model, snapshot and seed as an Airflow Asset: what any DAG can wait for."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from airflow.sdk import Asset, Context
+
+
+def warehouse_asset(schema: str, table: str) -> Asset:
+    """The asset of a relation of the warehouse, such as `marts.fct_sales`.
+
+    Its URI names the connection where a host and a database would be: those differ between installations.
+    """
+    return Asset(
+        name=f"{schema}.{table}",
+        uri=f"postgres://warehouse:5432/warehouse/{quote(schema, safe='')}/{quote(table, safe='')}",
+    )
+
+
+def tell_updated(context: Context, asset: Asset, extra: dict[str, Any] | None) -> None:
+    """Have the task that runs update its asset when it succeeds.
+
+    Args:
+        context: Of the task.
+        asset: What the task makes. The process of one task need not have it among its outlets: Airflow would ask its
+            server about it before the task may run.
+        extra: What to keep with the event; None where nothing changed, and there is none.
+    """
+    context["ti"].task.outlets = [] if extra is None else [asset]
+    if extra is not None:
+        context["outlet_events"][asset].extra.update(extra)
