@@ -120,7 +120,7 @@ class _Drawing:
 
     def source(self, node: Node) -> Node:
         drawn = self._drawn(node) | {"place": [*self.place(node)], "title": node["name"]}
-        drawn["is_loaded"] = is_loaded(node)
+        drawn |= {"is_loaded": is_loaded(node)} | ({"asset": [node["schema"], node["name"]]} if is_loaded(node) else {})
         freshness = node.get("freshness") or {}
         limits = (freshness.get("warn_after") or {}, freshness.get("error_after") or {})
         return drawn | {"has_freshness": any(limit.get("count") is not None for limit in limits)}
@@ -130,6 +130,7 @@ class _Drawing:
         place, task_id = self._test_id(node, parents)
         return self._drawn(node) | {
             "title": node["name"],
+            "last": self._last(parents),
             "parents": parents,
             "blocks": sorted(self._blocked_by(node)),
             "place": place,
@@ -180,8 +181,7 @@ class _Drawing:
         are there once, its id carries a hash. A singular test has its name alone, unless a node is called the same.
         """
         place, name, identity = LONE, node["name"], node["unique_id"]
-        if parents:
-            last = max(parents, key=lambda parent: len(self.above[parent]))
+        if last := self._last(parents):
             place = ".".join(self.place(self._any(last))[: 2 if len(parents) == 1 else 1])
         metadata, column = node.get("test_metadata"), node.get("column_name")
         if not metadata and node["package_name"] == self.project:
@@ -194,6 +194,10 @@ class _Drawing:
         if metadata and column and _is_default(node):
             name = f"{metadata['name']}_{column}"
         return place, hashed(name, identity, LONGEST_TASK)
+
+    def _last(self, parents: list[str]) -> str | None:
+        """The one furthest downstream, with which a test of several stands."""
+        return max(parents, key=lambda parent: len(self.above[parent]), default=None)
 
     def _any(self, unique_id: str) -> Node:
         return self.built.get(unique_id) or self.sources[unique_id]

@@ -77,6 +77,27 @@ def sources_path() -> Path:
     return _parsed({})[0] / "sources.json"
 
 
+def selected(selection: str) -> set[str]:
+    """dbt's unique ids of what a selection holds, such as `tag:hourly`; asked once for each state of the project.
+
+    Raises:
+        ConfigError: dbt does not understand it, or it holds nothing.
+    """
+    folder, stamp = _parsed({})
+    kept = folder if os.access(folder, os.W_OK) else _own_folder()
+    path = kept / f"selected-{_digest(stamp + selection)[:16]}.json"
+    if not path.exists():
+        kept.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept) as made:
+            found = Path(made) / path.name
+            run_dbt("select", f"select by {selection!r}", selection, str(folder / "partial_parse.msgpack"), str(found))
+            shutil.move(found, path)
+    nodes = set(json.loads(path.read_text(encoding="utf-8")))
+    if not nodes:
+        raise ConfigError(f"{PROJECT_DIR}: dbt selects nothing by {selection!r}; name nodes that there are")
+    return nodes
+
+
 def load_manifest(profile: Mapping[str, str], variables: Mapping[str, Any] | None = None) -> Manifest:
     """dbt's own manifest object, read once a process; with it `dbtRunner` need not parse in every invocation.
 

@@ -32,7 +32,7 @@ from dbt.cli.main import cli, dbtRunner, dbtRunnerResult
 from dbt.contracts.files import FilePath
 from dbt.exceptions import EnvVarMissingError
 from dbt.graph import NodeSelector, SelectionSpec, parse_difference
-from dbt.parser.manifest import extended_mashumaro_encoder
+from dbt.parser.manifest import extended_mashumaro_encoder, extended_mashumuro_decoder
 from dbt.task.run import RunTask
 from dbt_common.behavior_flags import BehaviorFlagRendered
 from dbt_common.clients.jinja import MacroFuzzEnvironment
@@ -305,6 +305,18 @@ def install(folder: str) -> dbtRunnerResult:
     return invoke(["deps"], folder, None, options=SILENT)
 
 
+def select(selection: str, parsed: Path, found: Path) -> dbtRunnerResult:
+    """Write the unique ids of what dbt selects to `found`."""
+    from dbt.contracts.graph.manifest import Manifest
+
+    manifest = Manifest.from_msgpack(parsed.read_bytes(), decoder=extended_mashumuro_decoder)
+    command = ["list", "--select", *selection.split(), "--output", "json", "--output-keys", "unique_id"]
+    done = invoke(command, str(found.parent), manifest, options=SILENT)
+    if done.success:
+        found.write_text(json.dumps([json.loads(line)["unique_id"] for line in done.result]))
+    return done
+
+
 def _folders_outside(manifest: Manifest) -> list[str]:
     """Folders of the project's own paths that are not below it, `model-paths: [../shared]`."""
     paths = (file.path for file in manifest.files.values() if isinstance(file.path, FilePath))
@@ -318,7 +330,12 @@ def _folders_outside(manifest: Manifest) -> list[str]:
 def main(step: str, *arguments: str) -> int:
     """A step in a process of its own, which says in its exit status and last words what came of it."""
     with TemporaryDirectory() as folder:
-        done = install(folder) if step == "deps" else parse(Path(arguments[0]), json.loads(arguments[1]))
+        if step == "deps":
+            done = install(folder)
+        elif step == "select":
+            done = select(arguments[0], Path(arguments[1]), Path(arguments[2]))
+        else:
+            done = parse(Path(arguments[0]), json.loads(arguments[1]))
     if not done.success:
         print(done.exception)
     return UNSET if isinstance(done.exception, EnvVarMissingError) else not done.success

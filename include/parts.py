@@ -7,8 +7,8 @@ selection has the rest. The files themselves are the list of who claims what.
 from __future__ import annotations
 
 import ast
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from include import dbt_project
 from include.errors import ConfigError
@@ -16,7 +16,8 @@ from include.errors import ConfigError
 DAGS_DIR = Path(__file__).resolve().parent.parent / "dags"
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """What one DAG has of the project.
 
     Attributes:
@@ -25,9 +26,9 @@ class Part(NamedTuple):
         contested: Of its nodes those that another file claims too, with the sentence that says so.
     """
 
-    nodes: set[str] | None
-    others: set[str]
-    contested: dict[str, str]
+    nodes: set[str] | None = None
+    others: set[str] = field(default_factory=set)
+    contested: dict[str, str] = field(default_factory=dict)
 
     def __contains__(self, unique_id: str) -> bool:
         return unique_id in self.nodes if self.nodes is not None else unique_id not in self.others
@@ -45,17 +46,17 @@ def part_of(selection: str | None) -> Part:
             f"no file of {DAGS_DIR.name}/ calls render_pipeline(…, select={selection!r}) with a plain text; "
             "write it so, as the other DAGs look for it there"
         )
-    own = None if selection is None else dbt_project.selected(selection)
-    others: set[str] = set()
-    contested: dict[str, str] = {}
-    for other, names in claimed.items():
-        nodes = own if other == selection else _selected_or_nothing(other)
-        if other != selection:
-            others |= nodes or set()
-        if own and (other != selection or len(names) > 1):
-            said = f"{', '.join({*names, *claimed[selection or other]})} both claim it ({selection}; {other})"
-            contested |= dict.fromkeys(own & (nodes or set()), f"{said}: a node belongs to one DAG")
-    return Part(own, others, contested)
+    if selection is None:
+        return Part(others=set().union(*(_selected_or_nothing(other) for other in claimed)))
+    own, contested = dbt_project.selected(selection), dict[str, str]()
+    for other, files in claimed.items():
+        if other != selection or len(files) > 1:
+            named = (
+                f"{', '.join(sorted({*claimed[selection], *files}))} claim it, by {' and '.join({selection, other})}"
+            )
+            both = own & _selected_or_nothing(other)
+            contested |= dict.fromkeys(both, f"{named}; a node belongs to one DAG: take it out of the other selections")
+    return Part(own, contested=contested)
 
 
 def claims() -> dict[str, list[str]]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import structlog
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, TaskGroup, TriggerRule, get_parsing_context
+from airflow.sdk import DAG, Asset, TaskGroup, TriggerRule, get_parsing_context
 from airflow.sdk.bases.operator import BaseOperator
 from airflow.sdk.definitions.param import ParamsDict
 from cosmos import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
@@ -30,6 +30,7 @@ from include import dbt_project
 from include.assets import warehouse_asset
 from include.dbt_graph import BUILT
 from include.dbt_tasks import DbtFreshness, DbtFunction, DbtRun, DbtSeed, DbtSnapshot, DbtTest
+from include.parts import Part, part_of
 from include.sources import Tables, load_tables
 from include.task_settings import NodeSettings, TableSettings, read_settings
 from include.tasks import cut, extract, extract_range, load, open_run, refuse
@@ -78,21 +79,30 @@ def _no_garbage() -> Iterator[None]:
 
 
 @_no_garbage()
-def render_pipeline(dag: DAG) -> list[str]:
+def render_pipeline(dag: DAG, select: str | None = None) -> list[str]:
     """Add every task of the pipeline to `dag`: sources, models and tests, in the order dbt's graph demands.
 
     What cannot work is a task that fails with one sentence, in the place of what it would have done. A process that
     Airflow starts for one task gets that one alone, with the group it stands in.
 
+    Args:
+        dag: Where they go.
+        select: A dbt selection, as a plain text: this DAG has these nodes, and no other DAG has them. Without one it
+            has all that no DAG file selects.
+
     Returns:
         Ids of the tasks that build marts: the models of the layer `marts`, or every model where there is no such layer.
 
     Raises:
-        ConfigError: dbt cannot parse the project; names file and remedy.
+        ConfigError: dbt cannot parse the project, or selects nothing; names file and remedy.
     """
     path = dbt_project.graph_path()
     pipeline = _Pipeline(
-        dag, load_tables(), json.loads(path.read_text(encoding="utf-8")), get_parsing_context().task_id
+        dag,
+        load_tables(),
+        json.loads(path.read_text(encoding="utf-8")),
+        part_of(select),
+        get_parsing_context().task_id,
     )
     project = ProjectConfig(
         dbt_project_path=dbt_project.PROJECT_DIR, project_name=dbt_project.PROFILE, install_dbt_deps=False
@@ -122,17 +132,31 @@ def render_pipeline(dag: DAG) -> list[str]:
     return pipeline.marts
 
 
+def assets_before(select: str) -> list[Asset]:
+    """What the nodes of a selection read of other DAGs' nodes: a schedule for the DAG that has them.
+
+    Raises:
+        ConfigError: as `render_pipeline`.
+    """
+    graph = json.loads(dbt_project.graph_path().read_text(encoding="utf-8"))
+    part, nodes = part_of(select), {**graph["nodes"], **graph["sources"]}
+    read = {parent for key, node in graph["nodes"].items() if key in part for parent in node["depends_on"]["nodes"]}
+    return [warehouse_asset(*nodes[key]["asset"]) for key in sorted(read) if key not in part and "asset" in nodes[key]]
+
+
 class _Pipeline:
     """The tasks made so far, by dbt's unique id, and the groups they stand in.
 
     Args:
         tables: The source tables to load.
         graph: What `include.dbt_graph.draw` made of dbt's manifest.
+        part: Which of its nodes this DAG has.
         only: Id of the one task that is needed; None for all.
     """
 
-    def __init__(self, dag: DAG, tables: Tables, graph: dict[str, Any], only: str | None) -> None:
+    def __init__(self, dag: DAG, tables: Tables, graph: dict[str, Any], part: Part, only: str | None) -> None:
         self.dag = dag
+        self.part = part
         self.tables = tables
         self.only = only
         self.nodes: dict[str, Any] = {**graph["nodes"], **graph["sources"]}
@@ -150,7 +174,7 @@ class _Pipeline:
         or a look whether they are fresh."""
         node = self.nodes[unique_id]
         layer, source = node["place"][0], node["source_name"]
-        if not (self._is_wanted(node) or self.only == f"{layer}.horizon"):
+        if unique_id not in self.part or not (self._is_wanted(node) or self.only == f"{layer}.horizon"):
             return None
         if not node["is_loaded"]:
             return self._watch(unique_id) if node["has_freshness"] else None
@@ -173,6 +197,7 @@ class _Pipeline:
     def _load(self, unique_id: str) -> None:
         spec, node = self.tables.specs[unique_id], self.nodes[unique_id]
         try:
+            self._check_claim(unique_id)
             arguments = _settings(node, TableSettings)
         except ValueError as error:
             return self._refuse(unique_id, "extract", f"{node['file']}: table {spec.name}: {error}")
@@ -187,7 +212,7 @@ class _Pipeline:
     def add_node(self, unique_id: str) -> TaskGroup | None:
         """A model, snapshot, seed or function: one task in a group that its tests join later."""
         node = self.nodes[unique_id]
-        if not self._is_wanted(node):
+        if unique_id not in self.part or not self._is_wanted(node):
             return None
         with self._layer(node["place"][0], node["folder"]), self._group(unique_id) as group:
             task = self._run(node, OPERATORS[node["resource_type"]], BUILT[node["resource_type"]])
@@ -196,8 +221,9 @@ class _Pipeline:
 
     def add_tests(self) -> None:
         """One task per data test, after all its parents and before what depends on all of them, as `dbt build` does."""
-        for node in self.tests.values():
-            if self.only in (None, f"{node['place']}.{node['task_id']}"):
+        for unique_id, node in self.tests.items():
+            is_ours = (node["last"] or unique_id) in self.part
+            if is_ours and self.only in (None, f"{node['place']}.{node['task_id']}"):
                 self._add_test(node)
 
     def _add_test(self, node: dict[str, Any]) -> None:
@@ -212,6 +238,7 @@ class _Pipeline:
     def _run(self, node: dict[str, Any], operator: type[BaseOperator], task_id: str, **arguments: Any) -> BaseOperator:
         """The task of a node, or the one that says why it can have none."""
         try:
+            self._check_claim(node["unique_id"])
             if "problem" in node:
                 raise ValueError(node["problem"])
             arguments |= _settings(node, NodeSettings)
@@ -228,9 +255,13 @@ class _Pipeline:
     @property
     def marts(self) -> list[str]:
         """Ids of the tasks that build models of the layer `marts`, or all models where there is none."""
-        models = [node for node in self.nodes.values() if node["resource_type"] == "model"]
+        models = [node for key, node in self.nodes.items() if node["resource_type"] == "model" and key in self.part]
         marts = [node for node in models if node["folder"] == "marts"] or models
         return sorted("{}.{}.run".format(*node["place"]) for node in marts)
+
+    def _check_claim(self, unique_id: str) -> None:
+        if unique_id in self.part.contested:
+            raise ValueError(self.part.contested[unique_id])
 
     def _refuse(self, unique_id: str, task_id: str, sentence: str) -> None:
         node = self.nodes[unique_id]

@@ -352,7 +352,7 @@ def marts_ready(marts: list[str]) -> None:
 
 
 def _refuse_clear_values(loader: Connection) -> None:
-    """Look at what dbt's role owns, with its rights, and at what is staged. In most runs there is nothing to look for."""
+    """Look at what dbt's role owns, with its rights, and at what is staged. In most runs there is nothing there."""
     from include.dbt_tasks import dbt_hook  # and with it Cosmos, which commands do without
 
     if not (digests := personal.awaited(loader)):

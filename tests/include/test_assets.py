@@ -145,7 +145,7 @@ def test_a_stale_source_stops_what_reads_it_and_says_how_old_it_is(
         monkeypatch.setenv(name, value)
     task = dag.get_task("stripe.charges.freshness")
     with TemporaryDirectory() as made:
-        manifest = dbt_project.load_manifest(profile["DBT_DBNAME"])
+        manifest = dbt_project.load_manifest(profile)
         done = dbt_runner.invoke([*task.base_cmd], made, manifest, task.extra_context["dbt_unique_id"])
     assert [(each.node.unique_id, str(each.status)) for each in done.result.results] == [
         ("source.elt.stripe.charges", status)
