@@ -12,9 +12,9 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException
 
-from include import dbt_project
+from include import dbt_graph, dbt_project
 from include.dbt_tasks import DbtFunction, DbtTest
-from include.sources import load_tables
+from include.sources import load_tables, tables_of
 from tests.projects import project, rendered
 
 LONG = ", ".join(f"'{'v' * 20}{number}'" for number in range(12))
@@ -164,7 +164,7 @@ def test_a_source_table_with_a_space_is_read_like_any_other(dag: DAG) -> None:
     read, loaded = (dag.get_task(f"{spec.task_group}.{step}") for step in ("extract", "load"))
     assert read.op_args[0] == "shop.Order Details" and read.task_id in loaded.upstream_task_ids
     assert read.task_group.group_display_name == "Order Details"
-    assert f"{spec.task_group}.extract" in dag.get_task("shop.orders.extract").upstream_task_ids, "children first"
+    assert f"{spec.task_group}.ended" in dag.get_task("shop.orders.extract").upstream_task_ids, "children first"
 
 
 def test_a_test_has_its_own_name_and_an_id_of_its_own(dag: DAG) -> None:
@@ -268,3 +268,34 @@ def test_ids_stay_when_something_is_added(zoo: Path, dag: DAG) -> None:
             (zoo / name).write_text(FILES[name]) if name in FILES else (zoo / name).unlink()
     assert len(after) == len(before) + 7
     assert {task_id: after.get(task_id) for task_id in before} == before
+
+
+def test_a_package_is_a_layer_of_its_own(manifest: dict[str, Any]) -> None:
+    """Its names are its own: a model, a seed, a source and a test that the project has too."""
+    found = json.loads(json.dumps(manifest))
+    for part, unique_id in (
+        ("nodes", "model.elt.a"),
+        ("nodes", "seed.elt.countries"),
+        ("nodes", "test.elt.run"),
+        ("sources", "source.elt.stripe.charges"),
+        ("sources", "source.elt.shop.orders"),
+    ):
+        copy = json.loads(json.dumps(manifest[part][unique_id]))
+        kind, _, name = unique_id.split(".", 2)
+        copy |= {"package_name": "pkg", "unique_id": f"{kind}.pkg.{name}", "fqn": ["pkg", *copy["fqn"][1:]]}
+        found[part][copy["unique_id"]] = copy
+    before, drawn = dbt_graph.draw(manifest), dbt_graph.draw(found)
+    for part in ("nodes", "sources", "tests"):
+        for key, node in before[part].items():
+            for name in ("place", "task_id"):
+                assert drawn[part][key].get(name) == node.get(name), "nothing of the project's is renamed"
+    assert drawn["nodes"]["model.pkg.a"]["place"] == ["pkg", "a"]
+    assert drawn["nodes"]["seed.pkg.countries"]["place"][0] == "pkg"
+    assert drawn["sources"]["source.pkg.stripe.charges"]["place"][0] == "pkg"
+    assert drawn["tests"]["test.pkg.run"]["task_id"] != drawn["tests"]["test.elt.run"]["task_id"]
+    places = [tuple(node["place"]) for node in drawn["nodes"].values()]
+    assert len(set(places)) == len(places)
+    tables = tables_of(dbt_graph.entries(found))
+    assert "source.elt.shop.orders" in tables.specs and "a package lists it too" in (
+        tables.problems["source.pkg.shop.orders"].sentence
+    )
