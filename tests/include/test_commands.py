@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from include import commands, maintenance, tasks
+from include import commands, maintenance, onboard, tasks
 from include.batch import to_text
+from include.local.environment import ROOT
 from include.plan import Plan
 from include.sources import Tables
 from include.sql import statement
@@ -194,3 +197,38 @@ def test_the_task_of_rewind(pipeline: Pipeline, variables: dict[str, str], monke
     monkeypatch.setattr(maintenance, "get_current_context", lambda: {"params": params})
     assert "every row" in maintenance.rewind_table.function()
     assert variables[KEY] == to_text(BEGINNING)
+
+
+def test_onboarding_shows_first_and_then_writes(
+    pipeline: Pipeline,
+    variables: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(ROOT / "dbt", tmp_path / "dbt", ignore=shutil.ignore_patterns("target", "logs"))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setattr(commands, "PROJECT_DIR", tmp_path / "dbt")
+    monkeypatch.setattr(onboard, "in_a_copy", lambda _: lambda _: None)  # takes ten seconds, and has a test of its own
+    pipeline.app.execute("create table extra (id int primary key); create table other (id int)")
+    for wrong, message in (
+        ({"INCLUDE": "nope"}, "INCLUDE='nope' fits no table of source shop"),
+        ({"CURSOR_ZONE": "Mars"}, "CURSOR_ZONE='Mars' is no time zone"),
+        ({"TABLES": "it's"}, 'TABLES="it\'s": No closing quotation'),
+        ({"SOURCE": "Shop; id"}, "write SOURCE=name"),
+        ({"SOURCE": "nowhere"}, "no connection is called 'nowhere'"),
+    ):
+        with monkeypatch.context() as patch:
+            for name, value in ({"SOURCE": "shop"} | wrong).items():
+                patch.setenv(name, value)
+            assert commands.main(["onboard"]) == 1 and message in capsys.readouterr().err
+    command = ["onboard", "--source", "shop", "--include", "extra oth*", "--exclude", "other"]
+    assert commands.main([*command, "--preview"]) == 0
+    said = capsys.readouterr().out
+    assert "shop.extra" in said and "public.other: EXCLUDE= says so" in said and "Nothing was written" in said
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    monkeypatch.setattr(commands, "target_dir", lambda: tmp_path / "target")
+    assert commands.main(command) == 0
+    assert "Next: run deploy/grants/shop.source.sql and deploy/grants/shop.warehouse.sql" in capsys.readouterr().out
+    assert (tmp_path / "dbt/models/staging/shop/stg_shop__extra.sql").exists()
+    assert "shop.extra" in (tmp_path / "target/onboard_shop.txt").read_text()
