@@ -15,6 +15,7 @@ help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^## /{printf "\n%s\n", substr($$0, 4)} /^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ## Run it
+# Ctrl-C is no error, of which make would speak.
 .PHONY: setup run ui stop clean
 # Of what lists dbt's packages, or of packages that none lists any more; where the lists did not change, nothing is done.
 PACKAGES := $(wildcard dbt/packages.yml dbt/dependencies.yml dbt/dbt_packages)
@@ -22,10 +23,10 @@ setup: $(VENV)/ready ## create .venv from requirements.lock, install the package
 	@$(if $(PACKAGES),$(BIN)/python -m include.dbt_packages,:)
 
 run: setup ## bring the sample shop up to date and run the pipeline once (ROWS=200000 SEED=42)
-	@$(LOCAL) run
+	@$(LOCAL) run || [ $$? -eq 130 ]
 
 ui: setup ## Airflow's UI and scheduler on the same state, until Ctrl-C (UI_PORT=8080)
-	@$(LOCAL) ui
+	@$(LOCAL) ui || [ $$? -eq 130 ]
 
 stop: setup ## stop the local PostgreSQL server
 	@$(LOCAL) stop

@@ -123,6 +123,7 @@ class _Drawing:
         drawn |= {"is_loaded": is_loaded(node)} | ({"asset": [node["schema"], node["name"]]} if is_loaded(node) else {})
         freshness = node.get("freshness") or {}
         limits = (freshness.get("warn_after") or {}, freshness.get("error_after") or {})
+        drawn["freshness"] = {"warn_after": limits[0], "error_after": limits[1]}
         return drawn | {"has_freshness": any(limit.get("count") is not None for limit in limits)}
 
     def test(self, node: Node) -> Node:

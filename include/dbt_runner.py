@@ -245,8 +245,12 @@ _UNSEEN = {EventLevel.DEBUG, EventLevel.TEST}
 def _fire_if_seen(manager: EventManager, event: Any, level: EventLevel | None = None, *rest: Any, **more: Any) -> None:
     """dbt writes out fifty events of each node, looking for secrets in them, before it drops them for their level.
 
+    Where it compiled a node to is a folder that is gone when somebody reads that.
+
     Unnecessary once it looks at the level first.
     """
+    if type(event).__name__ == "SQLCompiledPath":
+        return
     if (level or event.level_tag()) not in _UNSEEN or any(logger.level in _UNSEEN for logger in manager.loggers):
         _fire_event(manager, event, level, *rest, **more)
 

@@ -9,6 +9,7 @@ than most models. These subclasses keep what its operators give (one node a task
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from tempfile import TemporaryDirectory
@@ -37,6 +38,7 @@ from include import dbt_vars
 from include.assets import tell_updated, warehouse_asset
 from include.dbt_project import load_manifest, profile_environment
 from include.errors import ConfigError
+from include.failing import plainly
 
 if TYPE_CHECKING:
     from dbt.cli.main import dbtRunnerResult
@@ -95,7 +97,8 @@ class _InProcess(DbtLocalBaseOperator):
             self.vars = {**(self.vars or {}), **variables}
         if params.get("full_refresh") and hasattr(self, "full_refresh"):
             self.full_refresh = True
-        super().execute(context, **kwargs)
+        with plainly():
+            super().execute(context, **kwargs)
 
     def run_command(
         self, cmd: list[str], env: dict[str, Any], context: Context, *args: Any, **kwargs: Any
@@ -139,7 +142,8 @@ class _InProcess(DbtLocalBaseOperator):
 
         problems = [str(result.exception)] if result.exception else []
         problems += [f"{each.node.name}: {each.message}" for each in getattr(result.result, "results", ())]
-        message = "; ".join(problems)
+        # dbt wrote what it compiled to a folder that is gone: it is what the tab Rendered Templates shows.
+        message = "; ".join(re.sub(r"\s*compiled code at \S+", "", problem) for problem in problems)
         if may_pass():
             raise AirflowException(message)
         raise AirflowFailException(message)
@@ -199,7 +203,8 @@ class DbtTest(_InProcess, DbtTestLocalOperator):
             if rows:
                 ti.xcom_push(FAILING_ROWS, each.node.alias)
             raise AirflowFailException(
-                f"dbt test {each.node.name} failed: {each.message}"
-                + (f"; the rows: select * from {rows}" if rows else "")
+                f"dbt test {each.node.name} failed for {each.failures:,} row{'s' * (each.failures != 1)}: correct them "
+                "in the source, and the next run reads them again; or the model, and clear this task"
+                + (f". The rows are in its tab Failing rows: select * from {rows}" if rows else "")
             )
         super().conclude(result)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -37,6 +37,7 @@ class Table:
         difference: What the next run makes of a Variable that is not the mark; None where they agree.
         settled: Raw holds everything below this cursor; None before the first load.
         lag: How long ago that was, by the warehouse's clock.
+        age: How long ago the newest load was.
         gaps: What no load has read below the mark.
         extractions: Rows of open_extractions.sql.
         loads: Rows of recent_loads.sql, the newest first.
@@ -48,9 +49,40 @@ class Table:
     difference: str | None = None
     settled: datetime | None = None
     lag: timedelta | None = None
+    age: timedelta | None = None
     gaps: Sequence[ledger.Gap] = ()
     extractions: Sequence[Any] = ()
     loads: Sequence[Any] = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How old the newest load of a table may be, as its dbt source says under `freshness`; None: nothing is said."""
+
+    warn_after: timedelta | None = None
+    error_after: timedelta | None = None
+
+    @staticmethod
+    def from_dbt(freshness: Mapping[str, Any] | None) -> Limits:
+        """From the `freshness` of a source in dbt's manifest."""
+        spans = {}
+        for name in ("warn_after", "error_after"):
+            limit = (freshness or {}).get(name) or {}
+            if limit.get("count") is not None and limit.get("period"):
+                spans[name] = timedelta(**{f"{limit['period']}s": limit["count"]})
+        return Limits(**spans)
+
+    def kind(self, age: timedelta) -> str | None:
+        """`stale`, `due` or nothing, of include/verdict.py."""
+        if self.error_after is not None and age > self.error_after:
+            return "stale"
+        return "due" if self.warn_after is not None and age > self.warn_after else None
+
+    def of(self, kind: str) -> timedelta:
+        """The limit that was passed."""
+        limit = self.error_after if kind == "stale" else self.warn_after
+        assert limit is not None
+        return limit
 
 
 @dataclass(frozen=True)
@@ -111,6 +143,7 @@ def read_table(warehouse: Connection, spec: TableSpec, variable: str | None, loa
         difference=_difference(spec, variable, last, now),
         settled=settled and settled[0],
         lag=now - settled[0] if settled and settled[0] else None,
+        age=now - recent[0].loaded_at if recent else None,
         gaps=ledger.gaps(warehouse, spec),
         extractions=extractions,
         loads=recent,

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,67 +18,51 @@ from urllib.parse import urlsplit
 
 import psycopg
 import structlog
-from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.common.db.common import SessionDep
-from airflow.api_fastapi.core_api.security import requires_access_dag
+from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
 from airflow.configuration import conf
-from airflow.models import DagRun, TaskInstance, Variable
-from airflow.models.xcom import XComModel
+from airflow.models import Variable
 from airflow.providers.postgres.hooks.postgres import PostgresHook
 from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from sqlalchemy import case, func, select
 
-from include import health
+from include import health, health_runs, verdict
 from include.batch import to_text
-from include.dbt_tasks import FAILING_ROWS, dbt_hook
-from include.errors import ConfigError
+from include.dbt_project import graph_path
+from include.dbt_tasks import dbt_hook
+from include.errors import ConfigError, TerminalError
+from include.health_runs import DAG_ID, Run
 from include.links import run_path, task_path
 from include.sessions import Connection, pin
-from include.sources import TableSpec, load_tables
+from include.sources import Problem, TableSpec, load_tables
+from include.verdict import Failure, Finding
 
 log = structlog.get_logger(__name__)
 
-DAG_ID = "elt_pipeline"
 UI = urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
-RUNS, LOADS = 5, 20
+LOADS = 20
 
 IMPATIENT = {"application_name": "elt_health", "connect_timeout": 3, "tcp_user_timeout": 3000}
 """libpq options: whoever waits for the page would sooner know that a server is away."""
 
-FAILED = ("failed", "up_for_retry")
-
-UNSEEN = (psycopg.Error, AirflowException, ValueError)
+UNSEEN = (psycopg.Error, AirflowException, TerminalError, ValueError)
 """A server that is away or refuses, a connection that is missing or cannot be read."""
+
+UNREACHABLE = {
+    "refused": "nothing listens there",
+    "timeout": "no answer within 3 seconds",
+    "translate host": "its host is not known",
+    "resolve": "its host is not known",
+    "password": "it refuses the password",
+}
+"""What the client's message holds, and what of it the page may say."""
 
 ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" fill="none" stroke="#ff7557" stroke-width="2"
 stroke-linecap="round" stroke-linejoin="round"><path d="M3 12h4l3-8 4 16 3-8h4"/></svg>"""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A task that failed, or waits for its next try; `table` keeps the rows that failed its dbt test."""
-
-    run_id: str
-    task_id: str
-    map_index: int = -1
-    state: str = "failed"
-    table: str | None = None
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run of the pipeline; `built_at` is the end of its marts, where every one of its tasks succeeded."""
-
-    run_id: str
-    state: str
-    started_at: datetime | None
-    took: timedelta | None
-    failures: Sequence[Failure]
-    succeeded: Set[str]
-    built_at: datetime | None
 
 
 may_read = Depends(requires_access_dag("GET", param_dag_id=DAG_ID))
@@ -94,14 +77,14 @@ def broken(_: Request, error: ConfigError) -> Response:
 
 
 @app.get("/", dependencies=[may_read])
-def overview(metadata: SessionDep) -> Response:
-    """Every table, every source, the latest runs."""
-    listed = load_tables()
+def overview(metadata: SessionDep, user: GetUserDep) -> Response:
+    """The verdict, every table, every source, the latest runs."""
+    listed, graph = load_tables(), json.loads(graph_path().read_text(encoding="utf-8"))
     specs = list(listed.specs.values())
     variables = {spec.watermark_key: Variable.get(spec.watermark_key, None) for spec in specs}
-    runs = _latest_runs(metadata)
+    runs, failing = health_runs.latest_runs(metadata), _failing(metadata, user)
     with ThreadPoolExecutor(8) as threads:
-        sources = threads.map(_source, dict.fromkeys(spec.source for spec in specs))
+        asked = threads.map(_source, dict.fromkeys(spec.source for spec in specs))
         tables = [health.Table(spec, variable=variables[spec.watermark_key]) for spec in specs]
         latencies, problem = {}, None
         try:
@@ -109,20 +92,24 @@ def overview(metadata: SessionDep) -> Response:
                 tables = [health.read_table(warehouse, spec, variables[spec.watermark_key]) for spec in specs]
                 latencies = _latencies(warehouse, runs, {spec.source for spec in specs})
         except UNSEEN as error:
-            problem = _said(error)
-        return _page(
-            "overview",
-            broken=[each.sentence for each in listed.problems.values()],
-            tables=[(table, still_failing(runs, table.spec)) for table in tables],
-            sources=list(sources),
-            runs=runs,
-            latencies=latencies,
-            problem=problem,
-        )
+            problem = _said(error, "warehouse")
+        sources = list(asked)
+    findings = _findings(metadata, failing, tables, sources, _limits(graph), problem, listed.problems.values())
+    return _page(
+        "overview",
+        sentence=verdict.sentence(findings, _looked_at(specs, graph, runs)),
+        findings=findings,
+        tables=[(table, _of_table(failing, table.spec), _states(findings, table.spec)) for table in tables],
+        sources=sources,
+        runs=runs,
+        latencies=latencies,
+        problem=problem,
+        reconciled=health_runs.last_reconciled(metadata),
+    )
 
 
 @app.get("/tables/{name}", dependencies=[may_read])
-def table(name: str, metadata: SessionDep) -> Response:
+def table(name: str, metadata: SessionDep, user: GetUserDep) -> Response:
     """One table: what is wrong with it, its watermark, extractions under way and last loads."""
     listed = load_tables()
     for broken_entry in listed.problems.values():
@@ -137,20 +124,23 @@ def table(name: str, metadata: SessionDep) -> Response:
         with _look(dbt_hook) as warehouse:
             found = health.read_table(warehouse, spec, variable, loads=LOADS)
     except UNSEEN as error:
-        problem = _said(error)
-    return _page("table", table=found, failing=still_failing(_latest_runs(metadata), spec), problem=problem)
+        problem = _said(error, "warehouse")
+    failures = verdict.of_failures(_of_table(_failing(metadata, user), spec), [spec])
+    limits = _limits(json.loads(graph_path().read_text(encoding="utf-8"))).get(spec.name, health.Limits())
+    findings = [*failures, *(() if problem else verdict.of_table(found, limits))]
+    return _page("table", table=found, findings=verdict.worst_first(findings), problem=problem)
 
 
 @app.get("/failures", dependencies=[may_read_logs])
 def failures(run_id: str, task_id: str, metadata: SessionDep) -> Response:
     """The rows that failed a dbt test, as its latest run left them."""
-    name, found, problem = _tables_of_failures(metadata, [run_id]).get((run_id, task_id)), None, None
+    name, found, problem = health_runs.rows_of(metadata, run_id, task_id), None, None
     if name:
         try:
             with _look(dbt_hook) as warehouse:
                 found = health.read_failing_rows(warehouse, name)
         except UNSEEN as error:
-            problem = _said(error)
+            problem = _said(error, "warehouse")
     return _page(
         "failures",
         task=Failure(run_id, task_id),
@@ -167,12 +157,69 @@ def icon() -> Response:
     return Response(ICON, media_type="image/svg+xml", headers={"Cache-Control": "max-age=86400"})
 
 
+def _failing(metadata: SessionDep, user: Any) -> list[Failure]:
+    """What failed; why, which can quote data, for those alone who may read the tasks' logs."""
+    failing = health_runs.still_failing(metadata)
+    may_read_logs = get_auth_manager().is_authorized_dag(
+        method="GET", access_entity=DagAccessEntity.TASK_LOGS, details=DagDetails(id=DAG_ID), user=user
+    )
+    return failing if may_read_logs else [replace(failure, error=None) for failure in failing]
+
+
+def _findings(
+    metadata: SessionDep,
+    failing: Sequence[Failure],
+    tables: Sequence[health.Table],
+    sources: Sequence[health.Source],
+    limits: dict[str, health.Limits],
+    problem: str | None,
+    refused: Iterable[Problem],
+) -> list[Finding]:
+    now = datetime.now(UTC)
+    found = [*verdict.of_failures(failing, [table.spec for table in tables])]
+    found += (Finding("failed", f"table {entry.name}", entry.sentence, "") for entry in refused)
+    for dag in health_runs.dag_states(metadata):
+        found += verdict.of_dag(dag, now)
+    for source in sources:
+        found += verdict.of_source(source)
+    if problem:
+        found.append(Finding("unseen", "the warehouse", problem, "Until then nothing is known of the tables."))
+    else:
+        for table in tables:
+            found += verdict.of_table(table, limits.get(table.spec.name, health.Limits()))
+    return verdict.worst_first(found)
+
+
+def _limits(graph: dict[str, Any]) -> dict[str, health.Limits]:
+    return {
+        f"{node['source_name']}.{node['name']}": health.Limits.from_dbt(node.get("freshness"))
+        for node in graph["sources"].values()
+    }
+
+
+def _looked_at(specs: Sequence[TableSpec], graph: dict[str, Any], runs: Sequence[Run]) -> str:
+    """What the verdict rests on."""
+    models = sum(node["resource_type"] != "test" for node in graph["nodes"].values())
+    ended = next((run.started_at for run in runs if run.state == "success"), None)
+    when = f", last run {ended:%Y-%m-%d %H:%M} UTC" if ended else ""
+    return f"{len(specs)} tables, {models} models and {len(graph['tests'])} tests{when}"
+
+
+def _of_table(failing: Sequence[Failure], spec: TableSpec) -> list[Failure]:
+    return [failure for failure in failing if failure.dag_id == DAG_ID and failure.stands_for(spec)]
+
+
+def _states(findings: Sequence[Finding], spec: TableSpec) -> list[Finding]:
+    """Of a table, what is no failed task: those have links of their own."""
+    return [finding for finding in findings if finding.about == f"table {spec.name}" and not finding.failure]
+
+
 def _source(name: str) -> health.Source:
     try:
         with _look(lambda: PostgresHook(name)) as connection:
             return health.read_source(connection, name)
     except UNSEEN as error:
-        return health.Source(name, problem=_said(error))
+        return health.Source(name, problem=_said(error, name))
 
 
 @contextmanager
@@ -185,63 +232,17 @@ def _look(connect: Callable[[], PostgresHook]) -> Iterator[Connection]:
         yield connection
 
 
-def _said(error: Exception) -> str:
+def _said(error: Exception, connection: str) -> str:
     """The error for the page: what the server says of a statement. The client's own words name hosts and users."""
     log.warning("the health page could not look", exc_info=error)
     if isinstance(error, AirflowNotFoundException):
         return "the API server has no such connection, or cannot read it; its name is the one that the tasks use"
+    if isinstance(error, TerminalError):
+        return str(error)
     if isinstance(error, psycopg.Error) and error.diag.message_primary:
         return error.diag.message_primary
-    return f"cannot be asked ({type(error).__name__}); the API server's log says more"
-
-
-def _latest_runs(metadata: SessionDep) -> list[Run]:
-    found = metadata.scalars(select(DagRun).where(DagRun.dag_id == DAG_ID).order_by(DagRun.id.desc()).limit(RUNS)).all()
-    ids = [run.run_id for run in found]
-    of_runs = (TaskInstance.dag_id == DAG_ID, TaskInstance.run_id.in_(ids))
-    is_open = case((TaskInstance.state == "success", 0), else_=1)
-    marts_end = case((TaskInstance.task_id == "marts_ready", TaskInstance.end_date))
-    ends = select(TaskInstance.run_id, func.sum(is_open), func.max(marts_end)).where(*of_runs)
-    built_at = {run_id: end for run_id, left, end in metadata.execute(ends.group_by(TaskInstance.run_id)) if not left}
-    tables, failures, succeeded = _tables_of_failures(metadata, ids), defaultdict(list), defaultdict(set)
-    ended = select(TaskInstance.run_id, TaskInstance.task_id, TaskInstance.map_index, TaskInstance.state).where(
-        *of_runs
-    )
-    ended = ended.where(TaskInstance.state.in_(["success", *FAILED])).order_by(TaskInstance.end_date)
-    for run_id, task_id, map_index, state in metadata.execute(ended):
-        if state == "success":
-            succeeded[run_id].add(task_id)
-        else:
-            failures[run_id].append(Failure(run_id, task_id, map_index, state, tables.get((run_id, task_id))))
-    return [
-        Run(
-            run.run_id,
-            run.state,
-            run.start_date,
-            run.end_date - run.start_date if run.start_date and run.end_date else None,
-            failures[run.run_id],
-            succeeded[run.run_id],
-            built_at.get(run.run_id),
-        )
-        for run in found
-    ]
-
-
-def still_failing(runs: Sequence[Run], spec: TableSpec) -> list[Failure]:
-    """Tasks of the table that failed in one of the runs, the newest first, and in none since."""
-    failing: list[Failure] = []
-    settled: set[str] = set()
-    for run in runs:
-        failing += [task for task in run.failures if task.task_id not in settled]
-        settled |= run.succeeded | {task.task_id for task in run.failures}
-    return [task for task in failing if task.task_id.startswith(f"{spec.task_group}.")]
-
-
-def _tables_of_failures(metadata: SessionDep, run_ids: Sequence[str]) -> dict[tuple[str, str], str]:
-    """By run and task, the table that keeps what failed: the task's XCom."""
-    query = select(XComModel.run_id, XComModel.task_id, XComModel.value)
-    query = query.where(XComModel.dag_id == DAG_ID, XComModel.run_id.in_(run_ids), XComModel.key == FAILING_ROWS)
-    return {(run_id, task_id): str(value) for run_id, task_id, value in metadata.execute(query)}
+    said = next((meaning for words, meaning in UNREACHABLE.items() if words in str(error)), type(error).__name__)
+    return f"cannot be asked ({said}): see that it runs, and what the connection {connection} of the API server says"
 
 
 def _latencies(warehouse: Connection, runs: Sequence[Run], sources: set[str]) -> dict[str, timedelta]:
@@ -274,12 +275,12 @@ def _span(span: timedelta) -> str:
     raise AssertionError(span)
 
 
-def _run_link(run_id: str) -> str:
-    return UI + run_path(DAG_ID, run_id)
+def _run_link(run_id: str, dag_id: str = DAG_ID) -> str:
+    return UI + run_path(dag_id, run_id)
 
 
 def _task_link(task: Failure) -> str:
-    return UI + task_path(DAG_ID, task.run_id, task.task_id, task.map_index)
+    return UI + task_path(task.dag_id, task.run_id, task.task_id, task.map_index)
 
 
 _ENVIRONMENT = Environment(
@@ -289,5 +290,12 @@ _ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters |= {"span": _span, "run_link": _run_link, "task_link": _task_link, "exact": to_text}
+_ENVIRONMENT.filters |= {
+    "span": _span,
+    "kind": verdict.KINDS.get,
+    "run_link": _run_link,
+    "task_link": _task_link,
+    "exact": to_text,
+}
+_ENVIRONMENT.globals |= {"holder": verdict.holder, "held_after": verdict.HELD_AFTER}
 TEMPLATE = _ENVIRONMENT.get_template("health.html.jinja")

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
+
+MAX_WIDTH = 120
+QUIET_SECONDS = 4
+"""Where the output is no terminal, so long nothing is said at most."""
 
 ENDED = ("success", "failed", "skipped", "upstream_failed")
 
@@ -50,21 +58,46 @@ class Load(Protocol):
 
 
 class Console:
-    """Lines for a person. On a terminal the last line also shows what was done most recently."""
+    """Lines for a person, none wider than the terminal. On a terminal the last line also says what goes on now."""
 
     def __init__(self) -> None:
         self._live = sys.stdout.isatty()
+        self._width = shutil.get_terminal_size().columns if self._live else MAX_WIDTH
         self._begin = time.monotonic()
 
     def line(self, text: str = "") -> None:
         print(f"\r\x1b[K{text}" if self._live else text, flush=True)
 
     def step(self, text: str) -> None:
-        self.line(f"{self.elapsed():>6.1f}s  {text}")
+        for number, part in enumerate(textwrap.wrap(text, max(20, self._width - 10)) or [""]):
+            self.line(f"{self.elapsed():>6.1f}s  {part}" if number == 0 else f"{'':>9}{part}")
 
     def status(self, text: str) -> None:
         if self._live:
-            print(f"\r\x1b[K{self.elapsed():>6.1f}s  {text[:100]}", end="", flush=True)
+            print(f"\r\x1b[K{f'{self.elapsed():>6.1f}s  {text}'[: self._width - 1]}", end="", flush=True)
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[Callable[[str], None]]:
+        """Keep saying what is waited for while the block works; yields how to say something else."""
+        said, is_over = [text], threading.Event()
+
+        def talk() -> None:
+            while not is_over.wait(1 if self._live else QUIET_SECONDS):
+                self.status(said[-1]) if self._live else self.step(f"… {said[-1]}")
+
+        speaker = threading.Thread(target=talk, daemon=True)
+        self.status(text)
+        speaker.start()
+
+        def say(other: str) -> None:
+            said.append(other)
+            self.status(other)
+
+        try:
+            yield say
+        finally:
+            is_over.set()
+            speaker.join()
 
     def elapsed(self) -> float:
         return time.monotonic() - self._begin
@@ -75,25 +108,40 @@ class Console:
             self.step(f"✗ {task.name}")
         elif task.state == "up_for_retry":
             self.step(f"↻ {task.name}: tried again in a few minutes (Ctrl-C ends the run) {why_again}".rstrip())
-        elif not task.is_test:
+        elif not task.is_test and task.operator != "EmptyOperator":
             self.step(f"{'–' if task.state == 'skipped' else '✓'} {task.name}  {task.seconds:.1f}s")
-        self.status(f"{sum(each.state in ENDED for each in tasks)} of {len(tasks)} tasks, {task.name}")
+        self.status(counted(tasks))
 
     def report(self, tasks: list[Task], loads: Iterable[Load]) -> None:
         """The result of a run, of which these are all tasks: what was moved, and how many models and tests passed."""
         self.line()
-        self.line(f"{'table':<22}{'mode':<13}{'rows read':>10}{'inserted':>10}{'updated':>10}{'rows/s':>10}")
-        for row in loads:
-            name = f"{row.source}.{row.table_name}"
-            steps = [f"{name}.{step}" for step in ("cut", "extract", "load")]
-            rate = f"{row.rows_extracted / sum(task.seconds for task in tasks if task.task_id in steps):,.0f}"
-            counts = (row.rows_extracted, row.rows_inserted, row.rows_updated)
-            self.line(f"{name:<22}{row.mode:<13}" + "".join(f"{count:>10,}" for count in counts) + f"{rate:>10}")
+        heads = [("table", "mode", "rows read", "inserted", "updated", "rows/s")]
+        rows = heads + [_row_of(load, tasks) for load in loads]
+        for row in rows if len(rows) > 1 else ():
+            shown = f"{row[0]:<22}{row[1]:<13}" + "".join(f"{cell:>10}" for cell in row[2:])
+            narrow = f"{row[0]:<22}" + "".join(f"{cell:>10}" for cell in row[2:5])
+            self.line(shown if self._width > len(shown) else narrow)
         self.line()
         models, tests = [task for task in tasks if task.is_model], [task for task in tasks if task.is_test]
         for what, group in (("dbt models", models), ("dbt tests", tests)):
             passed = sum(task.state == "success" for task in group)
             failed = sum(task.state == "failed" for task in group)
-            self.line(f"{what:<12}{passed} of {len(group)} passed" + (f", {failed} failed" if failed else ""))
+            counts = {"failed": failed, "not run": len(group) - passed - failed}
+            rest = "".join(f", {count} {name}" for name, count in counts.items() if count)
+            self.line(f"{what:<12}{passed} of {len(group)} passed{rest}")
         self.line(f"{'time':<12}{self.elapsed():.0f} seconds, {len(tasks)} Airflow tasks")
         self.line()
+
+
+def counted(tasks: list[Task]) -> str:
+    """How far a run is."""
+    return f"{sum(task.state in ENDED for task in tasks)} of {len(tasks)} tasks"
+
+
+def _row_of(load: Load, tasks: list[Task]) -> tuple[str, ...]:
+    name = f"{load.source}.{load.table_name}"
+    steps = [f"{name}.{step}" for step in ("cut", "extract", "load")]
+    seconds = sum(task.seconds for task in tasks if task.task_id in steps)
+    counts = (load.rows_extracted, load.rows_inserted, load.rows_updated)
+    rate = f"{load.rows_extracted / seconds:,.0f}" if seconds else ""
+    return (name, load.mode, *(f"{count:,}" for count in counts), rate)

@@ -21,6 +21,7 @@ from include.batch import Batch, Horizon, LoadResult, Part, Window, to_text
 from include.errors import ConfigError, StalledError, TerminalError, TransientError
 from include.extract.horizon import read_horizon
 from include.extract.table import Request, begin_extraction, extract_part, extract_table
+from include.failing import plainly, sentence
 from include.load import personal
 from include.load.publish import load_batch
 from include.sessions import KEEPALIVE, Connection, lock_holders, pin, relation_text
@@ -128,7 +129,8 @@ def _extraction(table: str, horizon: dict[str, Any] | None) -> Iterator[tuple[Co
     context = get_current_context()
     spec, run_id = spec_of(table), context["run_id"]
     parameters.skip_unless_chosen(context, table)
-    read = Horizon.from_json(handed_on(horizon, f"{spec.source}.horizon"))
+    with no_retry_for_terminal_errors():
+        read = Horizon.from_json(handed_on(horizon, f"{spec.source}.horizon"))
     with (
         no_retry_for_terminal_errors(),
         session(WAREHOUSE) as warehouse,
@@ -158,8 +160,9 @@ def load(table: str, batch: dict[str, Any] | Sequence[dict[str, Any]]) -> dict[s
         A `LoadResult` as JSON.
     """
     spec = spec_of(table)
-    staged = handed_on([batch] if isinstance(batch, dict) else batch, f"{spec.name}.{spec.first_task}")
-    parts = [Batch.from_json(part) for part in staged]
+    with no_retry_for_terminal_errors():
+        staged = handed_on([batch] if isinstance(batch, dict) else batch, f"{spec.name}.{spec.first_task}")
+        parts = [Batch.from_json(part) for part in staged]
     with (
         no_retry_for_terminal_errors(),
         session(WAREHOUSE) as warehouse,
@@ -184,7 +187,8 @@ def refuse(sentence: str, table: str | None = None) -> None:
     """
     if table:
         parameters.skip_unless_chosen(get_current_context(), table)
-    raise AirflowFailException(sentence)
+    with plainly():
+        raise AirflowFailException(sentence)
 
 
 def handed_on(value: T | None, task_id: str) -> T:
@@ -368,11 +372,12 @@ def _refuse_clear_values(loader: Connection) -> None:
 @contextmanager
 def no_retry_for_terminal_errors() -> Iterator[None]:
     """Fail the task at once, without its retries, where another attempt would meet the same error."""
-    try:
-        yield
-    except TerminalError as error:
-        raise AirflowFailException(str(error)) from error
-    except psycopg.Error as error:
-        if retries.is_final(error):
-            raise AirflowFailException(str(error)) from error
-        raise
+    with plainly():
+        try:
+            yield
+        except TerminalError as error:
+            raise AirflowFailException(str(error)) from None
+        except psycopg.Error as error:
+            if retries.is_final(error):
+                raise AirflowFailException(sentence(error)) from None
+            raise

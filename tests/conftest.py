@@ -148,6 +148,12 @@ class Checkout:
 
     def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run `python -m include.local …`, whatever comes of it."""
+        with self.start(*command, **variables) as child:
+            out, err = child.communicate(timeout=600)
+        return subprocess.CompletedProcess(child.args, child.returncode, out, err)
+
+    def start(self, *command: str, **variables: str) -> subprocess.Popen[str]:
+        """Begin `python -m include.local …`."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW_", "DBT_"))}
         environment = {
             **kept,
@@ -156,13 +162,13 @@ class Checkout:
             "PYTHONPATH": str(self.root),
             **variables,
         }
-        return subprocess.run(
+        return subprocess.Popen(
             [sys.executable, "-m", "include.local", *command],
             cwd=self.root,
             env=environment,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=600,
         )
 
     def source(self) -> psycopg.Connection:

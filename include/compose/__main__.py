@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -20,8 +21,11 @@ DAG_ID = "elt_pipeline"
 
 def main() -> int:
     """Run one command; foreseeable trouble is one sentence on stderr and exit code 1."""
+    parser = argparse.ArgumentParser(prog="python -m include.compose")
+    parser.add_argument("command", choices=sorted(COMMANDS))
+    command = parser.parse_args().command
     try:
-        return COMMANDS[sys.argv[1]]()
+        return COMMANDS[command]()
     except LocalError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -15,6 +15,8 @@ from include.local.errors import LocalError
 
 POLL_SECONDS = 1.0
 PARSE_SECONDS = 120
+DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""It is on this machine, whatever proxy leads out of it."""
 
 
 class Airflow:
@@ -72,9 +74,13 @@ class Airflow:
         return self.call("GET", path)["value"]
 
     def error(self, dag_id: str, run_id: str, task: dict[str, Any]) -> str:
-        """What the log of a failed task says last, without its traceback; empty where it has no error."""
-        path = f"/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task['task_id']}/logs/{task['try_number']}"
-        lines = self.call("GET", f"{path}?map_index={task['map_index']}&full_content=true")["content"]
+        """Why a task failed: what it left, else what its log says last, without a traceback; or nothing."""
+        path = f"/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task['task_id']}"
+        of_task = f"map_index={task['map_index']}"
+        left = self.call("GET", f"{path}/xcomEntries?{of_task}")["xcom_entries"]
+        if any(entry["key"] == "error" for entry in left):
+            return self.call("GET", f"{path}/xcomEntries/error?{of_task}")["value"]
+        lines = self.call("GET", f"{path}/logs/{task['try_number']}?{of_task}&full_content=true")["content"]
         errors = [line["error_detail"][0]["exc_value"] for line in lines if line.get("error_detail")]
         return errors[-1] if errors else ""
 
@@ -111,7 +117,7 @@ class Airflow:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
+            with DIRECTLY.open(request, timeout=60) as response:
                 return json.load(response)
         except urllib.error.HTTPError as error:
             said = error.read().decode(errors="replace")[:500]

@@ -83,13 +83,17 @@ def run(here: Installation, _: list[str]) -> int:
     here.state.mkdir(parents=True, exist_ok=True)
     with _lock(here, "run") as lock:
         console = Console()
-        computed = prepare(here)
+        with console.waiting("databases are started"):
+            computed = prepare(here)
         console.step("databases ready")
         if own := user_environment().get("AIRFLOW_CONN_SHOP"):
             require_tables(libpq_uri(own), "shop")
         else:
-            console.step(_advance_shop(here))
-        pipeline.migrate(here, computed)
+            with console.waiting("the sample shop is brought up to date"):
+                advanced = _advance_shop(here)
+            console.step(advanced)
+        with console.waiting("Airflow's metadata is brought up to date"):
+            pipeline.migrate(here, computed)
         metadata.end_interrupted_runs(here.metadata)
         console.step("Airflow ready; starting elt_pipeline")
         try:
@@ -102,10 +106,12 @@ def serve_ui(here: Installation, _: list[str]) -> None:
     """Airflow's UI and scheduler, until Ctrl-C."""
     here.state.mkdir(parents=True, exist_ok=True)
     with _lock(here, "run") as lock:
-        computed = prepare(here)
-        pipeline.migrate(here, computed)
+        console = Console()
+        with console.waiting("databases and Airflow's metadata are brought up to date"):
+            computed = prepare(here)
+            pipeline.migrate(here, computed)
         metadata.end_interrupted_runs(here.metadata)
-        ui.serve(here, computed, _ui_port(user_environment()), lock)
+        ui.serve(here, computed, _ui_port(user_environment()), lock, console)
 
 
 def shop(here: Installation, _: list[str]) -> None:

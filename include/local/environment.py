@@ -192,7 +192,7 @@ def airflow_settings(here: Installation, api_port: int) -> dict[str, str]:
             "execution_api_server_url": f"http://127.0.0.1:{api_port}/execution/",
         },
         # Whoever starts a command here has migrated (include/local/pipeline.py); looking again takes 0.5 s.
-        "database": {"sql_alchemy_conn": f"sqlite:///{here.metadata}", "check_migrations": "False"},
+        "database": {"sql_alchemy_conn": f"sqlite:///{quote(str(here.metadata))}", "check_migrations": "False"},
         "api": {"host": "127.0.0.1", "port": str(api_port), "secret_key": secret["session"], "expose_config": "False"},
         "api_auth": {"jwt_secret": secret["jwt"]},
         "dag_processor": {"refresh_interval": "30", "dag_file_processor_timeout": str(PARSE_SECONDS + 30)},
@@ -227,7 +227,14 @@ def environment(here: Installation, user: dict[str, str], api_port: int = 8080) 
     path = {"PATH": f"{BIN_DIR}:{user.get('PATH', '')}"}
     reached = connections(here, user)
     dbt = profile_environment(libpq_uri(reached["AIRFLOW_CONN_WAREHOUSE_DBT"]))
-    return {**made, **user, **reached, **dbt, **path, **places}
+    return {**made, **user, **reached, **dbt, **path, **places, **_no_proxy(user)}
+
+
+def _no_proxy(user: Mapping[str, str]) -> dict[str, str]:
+    """Airflow's processes ask each other on loopback, whatever proxy leads out of the machine."""
+    direct = (user.get("no_proxy") or user.get("NO_PROXY") or "").split(",")
+    names = ",".join(dict.fromkeys(filter(None, [*direct, "127.0.0.1", "localhost"])))
+    return {"no_proxy": names, "NO_PROXY": names}
 
 
 def write_shell_file(here: Installation, computed: dict[str, str]) -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from include.progress import Task
@@ -40,14 +42,46 @@ def tasks_of(database: Path, number: int) -> list[Task]:
         return [Task(*row) for row in connection.execute(query, (number,))]
 
 
+def error_of(database: Path, number: int, task: Task) -> str | None:
+    """Why a task of a run failed, where it could say so (include/failing.py)."""
+    query = """
+        select value from xcom where dag_run_id = ? and task_id = ? and map_index = ? and key = 'error'
+    """
+    with _open(database) as connection:
+        row = connection.execute(query, (number, task.task_id, task.map_index)).fetchone()
+    return json.loads(row[0]) if row else None
+
+
+def attempt_of(database: Path, number: int, task: Task) -> tuple[str, int]:
+    """Where a task's log belongs: its run's id, and which try it is on."""
+    query = """
+        select dr.run_id, ti.try_number
+        from task_instance ti join dag_run dr on ti.dag_id = dr.dag_id and ti.run_id = dr.run_id
+        where dr.id = ? and ti.task_id = ? and ti.map_index = ?
+    """
+    with _open(database) as connection:
+        return connection.execute(query, (number, task.task_id, task.map_index)).fetchone()
+
+
 def end_interrupted_runs(database: Path) -> int:
-    """Mark runs that an interrupted `make run` left open as failed: no process works on them any more."""
+    """End the runs that an interrupted `make run` left open, with a note: no process works on them any more.
+
+    What ran has failed. What had not begun never did, and keeps no state: the next run takes its place.
+    """
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
     with _open(database) as connection:
         is_open = "state = 'running' and triggered_by = 'TEST'"
+        ours = f"run_id in (select run_id from dag_run where {is_open})"
         connection.execute(
-            "update task_instance set state = 'failed' "
-            "where state in ('running', 'queued', 'scheduled', 'up_for_retry') "
-            f"and run_id in (select run_id from dag_run where {is_open})"
+            "update task_instance set state = 'failed', end_date = coalesce(end_date, ?),"
+            " duration = coalesce(duration, (julianday(?) - julianday(start_date)) * 86400)"
+            f" where state in ('running', 'up_for_retry') and {ours}",
+            (now, now),
         )
-        ended = connection.execute(f"update dag_run set state = 'failed' where {is_open}")
-        return ended.rowcount
+        connection.execute(f"update task_instance set state = null where state in ('queued', 'scheduled') and {ours}")
+        connection.execute(
+            "insert or replace into dag_run_note (dag_run_id, content, created_at, updated_at)"
+            f" select id, ?, ?, ? from dag_run where {is_open}",
+            ("Interrupted. Nothing is lost: the next run goes on from here.", now, now),
+        )
+        return connection.execute(f"update dag_run set state = 'failed', end_date = ? where {is_open}", (now,)).rowcount

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,15 @@ from psycopg.rows import namedtuple_row
 from include.local import metadata
 from include.local.environment import ROOT, Installation, libpq_uri
 from include.local.errors import LocalError
-from include.progress import Console
+from include.progress import Console, Task, counted
 
 DAG_ID = "elt_pipeline"
 _ENDED = re.compile(r"\[DAG TEST\] end task task_id=(\S+) map_index=(-?\d+)")
+_BEGUN = re.compile(r"\[DAG TEST\] starting task_id=(\S+)")
+_LINE = re.compile(r"^(\d{4}-\d\d-\d\dT\S+) \[(\w+) *\] (.*)$")
+_OF_THE_RUN = re.compile(r"\[DAG TEST\] |Task instance state updated|^\S+ \[info *\] Task started ")
+"""What `airflow dags test` says around a task, where under a scheduler others do, in logs of their own."""
+_ORIGIN = re.compile(r" +\[[\w.]+\]( [\w.]+=.*)?$")
 _ERROR = re.compile(r"^(?:[\w.]*(?:Exception|Error|Skip)): (.+)")
 
 
@@ -64,9 +70,11 @@ def run_dag(here: Installation, environment: dict[str, str], console: Console, l
         pass_fds=[lock],
     )
     try:
-        failures = _follow(here, child, log, console, before)
-        child.wait()
+        with console.waiting(f"{DAG_ID} is being read") as say:
+            failures = _follow(here, child, log, console, before, say)
+            child.wait()
     except BaseException:
+        console.line("\nEnding what runs")
         _end(child)
         raise
     number = metadata.latest_run(here.metadata, DAG_ID)
@@ -86,24 +94,61 @@ def run_dag(here: Installation, environment: dict[str, str], console: Console, l
 
 
 def _follow(
-    here: Installation, child: subprocess.Popen[str], log: Path, console: Console, before: int
+    here: Installation,
+    child: subprocess.Popen[str],
+    log: Path,
+    console: Console,
+    before: int,
+    say: Callable[[str], None],
 ) -> dict[str, str]:
-    """Copy the child's output to `log` and show the tasks that end; returns the failed ones with their last error."""
+    """Copy the child's output to `log` and to a log a task; show the tasks that end, and say which one runs.
+
+    Returns:
+        The failed ones with their last error.
+    """
     failures: dict[str, str] = {}
     error = ""
+    of_task: list[str] = []
+    tasks: list[Task] = []
     with log.open("w") as file:
         for line in child.stdout or ():
             file.write(line)
+            of_task.append(line)
             error = _error_of(line) or error
+            if begun := _BEGUN.search(line):
+                of_task = [line]
+                say(f"{counted(tasks)}, {begun[1]}")
             if ended := _ENDED.search(line):
                 number = metadata.latest_run(here.metadata, DAG_ID)
                 tasks = metadata.tasks_of(here.metadata, number) if number > before else []
                 task = next(task for task in tasks if (task.task_id, str(task.map_index)) == ended.groups())
+                write_task_log(here, number, task, of_task)
+                if task.state in ("failed", "up_for_retry"):
+                    error = metadata.error_of(here.metadata, number, task) or error
                 if task.state == "failed":
                     failures[task.name] = error
                 console.show(task, tasks, error)
                 error = ""
     return failures
+
+
+def write_task_log(here: Installation, number: int, task: Task, lines: list[str]) -> None:
+    """Put what a task printed where Airflow's UI looks for the log of that try."""
+    run_id, attempt = metadata.attempt_of(here.metadata, number, task)
+    folder = here.airflow_home / "logs" / f"dag_id={DAG_ID}" / f"run_id={run_id}" / f"task_id={task.task_id}"
+    if task.map_index >= 0:
+        folder /= f"map_index={task.map_index}"
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = (line for line in lines if not _OF_THE_RUN.search(line))
+    (folder / f"attempt={attempt}.log").write_text("".join(map(_as_json, kept)))
+
+
+def _as_json(line: str) -> str:
+    """A line of the console as Airflow keeps it in a task's log; the rest of a longer message stays as it is."""
+    found = _LINE.match(line)
+    if not found:
+        return line
+    return json.dumps({"timestamp": found[1], "level": found[2], "event": _ORIGIN.sub("", found[3])}) + "\n"
 
 
 def _error_of(line: str) -> str | None:
@@ -127,10 +172,11 @@ def _loads(environment: dict[str, str], run_id: str) -> Iterator[Any]:
 
 def _end(child: subprocess.Popen[str]) -> None:
     """End the run and what it started; `airflow dags test` does not react to SIGTERM."""
+    # SIGINT has a statement under way cancelled on its server; the run itself takes it for the failure of one task.
     for sent in (signal.SIGINT, signal.SIGKILL):
         if child.poll() is None:
             os.killpg(child.pid, sent)
             try:
-                child.wait(timeout=5)
+                child.wait(timeout=1)
             except subprocess.TimeoutExpired:
                 continue

@@ -9,18 +9,23 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from include.files import write_whole
 from include.local.environment import Installation
 from include.local.errors import LocalError
 from include.local.servers import HOST, is_free
+from include.progress import Console
 
+Say = Callable[[str], None]
 SERVICES = ("api-server", "scheduler", "dag-processor", "triggerer")
 START_SECONDS = 120
+DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Loopback is no proxy's business."""
 
 
-def serve(here: Installation, environment: dict[str, str], port: int, lock: int) -> None:
+def serve(here: Installation, environment: dict[str, str], port: int, lock: int, console: Console) -> None:
     """Start the services, print where the UI is once all are healthy, and wait.
 
     Args:
@@ -28,6 +33,7 @@ def serve(here: Installation, environment: dict[str, str], port: int, lock: int)
         environment: Of the services.
         port: Of the UI.
         lock: Descriptor that the services keep open, so that nobody starts others if this process is killed.
+        console: Where it says what it waits for.
 
     Raises:
         LocalError: the port is taken, or a service ended or did not become healthy; names its log.
@@ -40,11 +46,14 @@ def serve(here: Installation, environment: dict[str, str], port: int, lock: int)
     try:
         for service in SERVICES:
             children[service] = _start(service, environment, here.logs / f"{service}.log", lock)
-        _wait_until_healthy(here, children, port)
+        with console.waiting(f"{', '.join(SERVICES)} are started") as say:
+            _wait_until_healthy(here, children, port, say)
+        console.status("")
         print(f"Airflow is at http://{HOST}:{port}   user: admin   password: {password}\nCtrl-C stops it.", flush=True)
         _wait_for_end(here, children)
     finally:
-        _stop(list(children.values()))
+        with console.waiting("Airflow is stopped"):
+            _stop(list(children.values()))
 
 
 def _start(service: str, environment: dict[str, str], log: Path, lock: int) -> subprocess.Popen[bytes]:
@@ -55,17 +64,19 @@ def _start(service: str, environment: dict[str, str], log: Path, lock: int) -> s
         )
 
 
-def _wait_until_healthy(here: Installation, children: dict[str, subprocess.Popen[bytes]], port: int) -> None:
+def _wait_until_healthy(here: Installation, children: dict[str, subprocess.Popen[bytes]], port: int, say: Say) -> None:
     url = f"http://{HOST}:{port}/api/v2/monitor/health"
     components = {"metadatabase", "scheduler", "dag_processor", "triggerer"}
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         _refuse_dead(here, children)
         try:
-            with urllib.request.urlopen(url, timeout=5) as response:
+            with DIRECTLY.open(url, timeout=5) as response:
                 health = json.load(response)
-            if all(health[name]["status"] == "healthy" for name in components):
+            waited_for = sorted(name for name in components if health[name]["status"] != "healthy")
+            if not waited_for:
                 return
+            say(f"{', '.join(waited_for)} not healthy yet")
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             pass
         time.sleep(0.5)

@@ -1,5 +1,5 @@
--- Reads only. Transactions of this database that hold its horizon back: sessions that have been in one for a minute,
--- and of any age those that do not show their start, and prepared ones. The sessions are those of horizon.sql.
+-- Reads only. Transactions of this database that hold its horizon back, the oldest first: of sessions, also those that
+-- do not show their start, and prepared ones. The sessions are those of horizon.sql.
 with sessions as (
     select
         activity.pid,
@@ -37,7 +37,7 @@ found as (
         state,
         concat('pid ', pid) as holder
     from sessions
-    where began_at < statement_timestamp() - interval '1 minute' or is_undated
+    where began_at < statement_timestamp() or is_undated
     union all
     select
         prepared as since,

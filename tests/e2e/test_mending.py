@@ -14,6 +14,9 @@ from tests.conftest import Checkout
 from tests.e2e.conftest import served, spoil_orders
 
 PATIENCE_SECONDS = 300
+NOBODY = "http://127.0.0.1:1"
+"""A proxy that loopback must not go through."""
+
 DAG_ID = "elt_pipeline"
 TEST = "staging.order_amount_equals_its_items"
 
@@ -21,7 +24,7 @@ TEST = "staging.order_amount_equals_its_items"
 @pytest.fixture(scope="module")
 def airflow(checkout: Checkout) -> Iterator[Airflow]:
     spoil_orders(checkout)
-    with served(checkout) as started:
+    with served(checkout, HTTP_PROXY=NOBODY, http_proxy=NOBODY) as started:
         yield started
 
 

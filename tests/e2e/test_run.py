@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sqlite3
+import time
 from typing import Any
 
 import psycopg
@@ -155,6 +157,56 @@ def test_dbt_runs_alone(checkout: Checkout, outputs: list[str]) -> None:
     assert "PASS=45" in done.stdout  # 40 data tests, 5 unit tests
 
 
+def test_each_tasks_log_is_where_airflow_looks_for_it(checkout: Checkout, outputs: list[str]) -> None:
+    logs = checkout.here.airflow_home / "logs" / "dag_id=elt_pipeline"
+    with sqlite3.connect(checkout.here.metadata) as metadata:
+        tried = metadata.execute("select run_id, task_id, map_index, try_number, state from task_instance").fetchall()
+    assert len(tried) > 100
+    for run_id, task_id, map_index, attempt, _ in tried:
+        mapped = f"map_index={map_index}/" if map_index >= 0 else ""
+        log = logs / f"run_id={run_id}" / f"task_id={task_id}" / f"{mapped}attempt={attempt}.log"
+        lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+        assert lines and all({"timestamp", "level", "event"} == line.keys() for line in lines), log
+
+
+def test_rows_that_fail_a_test_have_their_key(checkout: Checkout, outputs: list[str]) -> None:
+    with checkout.warehouse() as warehouse:
+        ids = [row[0] for row in rows(warehouse, "select id from raw_shop.orders order by id limit 3")]
+        before = rows(warehouse, f"select id, status from raw_shop.orders where id in {tuple(ids)}")
+        warehouse.execute("update raw_shop.orders set status = 'lost' where id = any(%s)", (ids,))
+    test = ("--project-dir", "dbt", "--profiles-dir", "dbt", "-s", "shop_orders_status_is_known")
+    done = checkout.run("exec", "dbt", "test", *test)
+    with checkout.warehouse() as warehouse:
+        for order in before:
+            warehouse.execute("update raw_shop.orders set status = %s where id = %s", (order[1], order[0]))
+        kept = read_failing_rows(warehouse, "shop_orders_status_is_known")
+    assert "Got 3 results" in done.stdout, done.stdout
+    assert [row[kept.columns.index("id")] for row in sorted(kept.rows, key=str)] == sorted(map(str, ids))
+
+
+def test_an_interrupted_run_is_over_at_once_with_an_end_and_a_note(checkout: Checkout, outputs: list[str]) -> None:
+    with checkout.start("run") as child:
+        for line in child.stdout or ():
+            if "shop.horizon" in line:
+                break
+        begin = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=60)
+        assert child.returncode == 130 and time.monotonic() - begin < 10
+    assert "Nothing is lost" in said
+    with sqlite3.connect(checkout.here.metadata) as metadata:
+        number, state, end = metadata.execute("select id, state, end_date from dag_run order by id desc").fetchone()
+        assert state == "failed" and end
+        note = metadata.execute("select content from dag_run_note where dag_run_id = ?", (number,)).fetchone()
+        assert note and note[0].startswith("Interrupted")
+        run = "run_id = (select run_id from dag_run order by id desc limit 1)"
+        ended = metadata.execute(f"select state, start_date, end_date from task_instance where {run}").fetchall()
+    assert {None, "success"} <= {state for state, *_ in ended} <= {None, "success", "failed"}
+    assert all(begun and end for state, begun, end in ended if state)
+    assert checkout.run("run").returncode == 0
+    assert_marts_equal_source(checkout)
+
+
 def test_a_failing_test_fails_at_once_and_names_its_rows(checkout: Checkout, outputs: list[str]) -> None:
     with checkout.source() as source:
         # Of an order that none of these runs has changed: the others are not compared before they have settled.
@@ -167,12 +219,21 @@ def test_a_failing_test_fails_at_once_and_names_its_rows(checkout: Checkout, out
     done = checkout.run("run", AIRFLOW_CONN_SHOP=reader)
     assert done.returncode == 1
     assert "✗ staging.order_amount_equals_its_items" in done.stdout
+    assert "failed for 1 row: correct them in the source" in done.stdout
     assert "select * from" in done.stdout and "dbt_test_failures" in done.stdout
     assert "marts.fct_sales.run" not in done.stdout
     with sqlite3.connect(here.metadata) as metadata, checkout.warehouse() as warehouse:
+        query = "select run_id from task_instance where state = 'failed' order by end_date desc"
+        run_id = metadata.execute(query).fetchone()[0]
         kept = metadata.execute("select task_id, value from xcom where key = 'failing_rows'").fetchall()
         assert kept == [("staging.order_amount_equals_its_items", '"order_amount_equals_its_items"')]
         assert len(read_failing_rows(warehouse, json.loads(kept[0][1])).rows) == 1
+    log = (
+        here.airflow_home / "logs/dag_id=elt_pipeline" / f"run_id={run_id}" / f"task_id={kept[0][0]}" / "attempt=1.log"
+    )
+    text = log.read_text()
+    assert '"level": "error", "event": "dbt test order_amount_equals_its_items failed for 1 row' in text
+    assert "Traceback" not in text and "compiled code at" not in text
     with checkout.source() as source:
         source.execute("update order_items set quantity = quantity - 1 where id = %s", item)
     assert checkout.run("run").returncode == 0

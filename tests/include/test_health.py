@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import Any
 
 import psycopg
-import pytest
 import yaml
 
 from include import health
@@ -77,12 +76,10 @@ def test_gaps_and_extractions_under_way_are_shown(pipeline: Pipeline) -> None:
     ]
 
 
-def test_who_holds_the_watermark_back_is_named(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_holds_the_watermark_back_is_named_from_the_first_second_on(pipeline: Pipeline) -> None:
     assert health.read_source(pipeline.source, "shop").holders == []
     with psycopg.connect(pipeline.source_dsn, application_name="a <clerk>") as clerk:
         clerk.execute("select 1")
-        query = health.statement("open_transactions").as_string().replace("interval '1 minute'", "interval '0'")
-        monkeypatch.setattr(health, "statement", lambda _: query)
         found = health.read_source(pipeline.source, "shop")
         assert [(one.holder, one.application_name, one.state) for one in found.holders] == [
             (f"pid {clerk.info.backend_pid}", "a <clerk>", "idle in transaction")
@@ -129,6 +126,24 @@ def test_only_runs_that_read_up_to_their_horizon_have_a_latency(pipeline: Pipeli
     pipeline.run(spec, window=window, run_id="backfill")
     found = health.committed_before(pipeline.warehouse, ["run_1", "backfill", "none"])
     assert found == {"run_1": {"shop": horizon.at}}
+
+
+def test_a_table_is_as_old_as_its_newest_load(pipeline: Pipeline) -> None:
+    pipeline.insert(1)
+    pipeline.run(pipeline.spec())
+    pipeline.warehouse.execute("update _elt.load_ledger set loaded_at = now() - interval '12 days'")
+    age = read(pipeline).age
+    assert age is not None and timedelta(days=12) <= age < timedelta(days=12, minutes=1)
+
+
+def test_freshness_is_judged_by_what_the_source_declares() -> None:
+    declared = {"warn_after": {"count": 36, "period": "hour"}, "error_after": {"count": 3, "period": "day"}}
+    limits = health.Limits.from_dbt(declared | {"filter": None})
+    ages = (timedelta(hours=36), timedelta(hours=36, seconds=1), timedelta(hours=72, seconds=1))
+    assert [limits.kind(age) for age in ages] == [None, "due", "stale"]
+    assert (limits.of("due"), limits.of("stale")) == (timedelta(hours=36), timedelta(hours=72))
+    for nothing in (None, {}, {"warn_after": {"count": None, "period": None}, "error_after": None}):
+        assert health.Limits.from_dbt(nothing).kind(timedelta(days=999)) is None
 
 
 def test_failing_rows_come_as_text_and_from_dbts_schema_alone(pipeline: Pipeline) -> None:

@@ -20,6 +20,8 @@ KNOW_AIRFLOW = {
     "maintenance.py",
     "commands.py",
     "health_page.py",
+    "health_runs.py",
+    "failing.py",
     "alerts.py",
 }
 MODULES = sorted((ROOT / "include").rglob("*.py"))

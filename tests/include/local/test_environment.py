@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine
 
 from include.local import environment as env
 from include.local.environment import Installation, libpq_uri
@@ -80,6 +81,22 @@ def test_another_projects_airflow_is_left_alone(here: Installation) -> None:
     assert made["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == f"sqlite:///{here.metadata}"
     assert made["AIRFLOW__CORE__PARALLELISM"] == "16"
     assert made["PATH"].endswith("/.venv/bin:/bin")
+
+
+@pytest.mark.parametrize("folder", ["what?", "50%3F", "a b", "#1"])
+def test_the_metadata_is_found_in_a_folder_of_any_name(tmp_path: Path, folder: str) -> None:
+    here = Installation(tmp_path / folder)
+    here.airflow_home.mkdir(parents=True)
+    (here.state / "postgres.port").write_text("5999")
+    url = env.environment(here, {})["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+    create_engine(url).connect().close()
+    assert here.metadata.exists() and {path.name for path in tmp_path.iterdir()} == {folder}
+
+
+def test_loopback_goes_through_no_proxy(here: Installation) -> None:
+    made = env.environment(here, {"HTTP_PROXY": "http://proxy:3128", "NO_PROXY": "intern.example"})
+    assert made["NO_PROXY"] == made["no_proxy"] == "intern.example,127.0.0.1,localhost"
+    assert env.environment(here, {})["no_proxy"] == "127.0.0.1,localhost"
 
 
 def test_variables_of_a_sourced_shell_file_are_not_the_users_own(

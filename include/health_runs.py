@@ -1,0 +1,178 @@
+"""What Airflow's metadata says of this project's DAGs, for the page Pipeline health. Reads only."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import PurePath
+from typing import Any
+
+from airflow.models import DagModel, DagRun, TaskInstance
+from airflow.models.deadline import Deadline
+from airflow.models.errors import ParseImportError
+from airflow.models.xcom import XComModel
+from sqlalchemy import and_, case, func, select
+from sqlalchemy.orm import Session
+
+from include.dbt_tasks import FAILING_ROWS
+from include.failing import ERROR
+from include.verdict import DagState, Failure
+
+DAG_ID = "elt_pipeline"
+DAGS = {DAG_ID: True, "reconcile": True, "rewind": False, "sales_report": False}
+"""This project's, and whether each runs by the clock. Other people's DAGs in the same Airflow are not looked at."""
+
+SHOWN, LOOKED_AT = 5, 50
+"""Runs: on the page, and back to which a task has failed that none has done since."""
+
+FAILED = ("failed", "up_for_retry")
+OPEN = ("queued", "running")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of the pipeline; `built_at` is the end of its marts, where every one of its tasks succeeded."""
+
+    run_id: str
+    state: str
+    started_at: datetime | None
+    took: timedelta | None
+    failures: Sequence[Failure]
+    waiting: int
+    built_at: datetime | None
+
+
+def latest_runs(metadata: Session) -> list[Run]:
+    """The newest runs of the pipeline, with the tasks that failed in each and how many wait for those."""
+    found = metadata.scalars(
+        select(DagRun).where(DagRun.dag_id == DAG_ID).order_by(DagRun.id.desc()).limit(SHOWN)
+    ).all()
+    of_runs = (TaskInstance.dag_id == DAG_ID, TaskInstance.run_id.in_([run.run_id for run in found]))
+    is_open = case((TaskInstance.state == "success", 0), else_=1)
+    is_waiting = case((TaskInstance.state == "upstream_failed", 1), else_=0)
+    marts_end = case((TaskInstance.task_id == "marts_ready", TaskInstance.end_date))
+    sums = select(TaskInstance.run_id, func.sum(is_open), func.sum(is_waiting), func.max(marts_end)).where(*of_runs)
+    of_run = {run_id: rest for run_id, *rest in metadata.execute(sums.group_by(TaskInstance.run_id))}
+    failures: dict[str, list[Failure]] = defaultdict(list)
+    for failure in _failures(metadata, *of_runs):
+        failures[failure.run_id].append(failure)
+    runs = []
+    for run in found:
+        left, waiting, built_at = of_run.get(run.run_id, (1, 0, None))
+        took = run.end_date - run.start_date if run.start_date and run.end_date else None
+        built = None if left else built_at
+        runs.append(Run(run.run_id, run.state, run.start_date, took, failures[run.run_id], waiting, built))
+    return runs
+
+
+def still_failing(metadata: Session, dag_ids: Set[str] = DAGS.keys()) -> list[Failure]:
+    """Tasks of the DAGs as they are now that failed in a run, and that no newer run has done; the newest run first.
+
+    What a backfill was to read no other run reads: there a task has failed until that very run has done it.
+    """
+    found: list[Failure] = []
+    for dag_id in dag_ids:
+        ids = metadata.scalars(
+            select(DagRun.id).where(DagRun.dag_id == dag_id).order_by(DagRun.id.desc()).limit(LOOKED_AT)
+        ).all()
+        newest = select(DagRun.run_id).where(DagRun.id == max(ids, default=0)).scalar_subquery()
+        same = and_(TaskInstance.dag_id == dag_id, TaskInstance.dag_id == DagRun.dag_id)
+        same = and_(same, TaskInstance.run_id == DagRun.run_id)
+        scope = case((DagRun.run_type == "backfill", DagRun.id), else_=0)
+        last = (
+            select(TaskInstance.task_id, TaskInstance.map_index, func.max(DagRun.id).label("run"))
+            .join(DagRun, same)
+            .where(DagRun.id.in_(ids), TaskInstance.state.in_(["success", *FAILED]))
+            .group_by(TaskInstance.task_id, TaskInstance.map_index, scope)
+            .subquery()
+        )
+        of_now = select(TaskInstance.task_id).where(TaskInstance.dag_id == dag_id, TaskInstance.run_id == newest)
+        is_last = (
+            select(last.c.run)
+            .join(DagRun, DagRun.id == last.c.run)
+            .where(
+                last.c.task_id == TaskInstance.task_id,
+                last.c.map_index == TaskInstance.map_index,
+                DagRun.run_id == TaskInstance.run_id,
+            )
+        )
+        found += _failures(metadata, TaskInstance.dag_id == dag_id, TaskInstance.task_id.in_(of_now), is_last.exists())
+    return found
+
+
+def _failures(metadata: Session, *conditions: Any) -> list[Failure]:
+    columns = (TaskInstance.dag_id, TaskInstance.run_id, TaskInstance.task_id, TaskInstance.map_index)
+    query = select(*columns, TaskInstance.state, TaskInstance.rendered_map_index)
+    query = query.where(TaskInstance.state.in_(FAILED), *conditions)
+    rows = metadata.execute(query.order_by(TaskInstance.start_date.desc(), TaskInstance.task_id)).all()
+    left = select(*(getattr(XComModel, column.key) for column in columns), XComModel.key, XComModel.value)
+    left = left.where(XComModel.run_id.in_({row.run_id for row in rows}), XComModel.key.in_([FAILING_ROWS, ERROR]))
+    values = {tuple(key): value for *key, value in metadata.execute(left)}
+    return [
+        Failure(
+            row.run_id,
+            row.task_id,
+            row.map_index,
+            row.state,
+            table=values.get((*row[:4], FAILING_ROWS)),
+            error=values.get((*row[:4], ERROR)),
+            label=row.rendered_map_index,
+            dag_id=row.dag_id,
+        )
+        for row in rows
+    ]
+
+
+def rows_of(metadata: Session, run_id: str, task_id: str) -> str | None:
+    """The table that keeps the rows which failed a dbt test: the task's XCom."""
+    query = select(XComModel.value).where(XComModel.dag_id == DAG_ID, XComModel.run_id == run_id)
+    return metadata.scalar(query.where(XComModel.task_id == task_id, XComModel.key == FAILING_ROWS))
+
+
+def dag_states(metadata: Session) -> list[DagState]:
+    """Of each DAG of this project whether it is there, on, and on time."""
+    models = {model.dag_id: model for model in metadata.scalars(select(DagModel).where(DagModel.dag_id.in_(DAGS)))}
+    open_runs = select(DagRun.dag_id, func.count()).where(DagRun.dag_id.in_(DAGS), DagRun.state.in_(OPEN))
+    waiting = {dag_id: count for dag_id, count in metadata.execute(open_runs.group_by(DagRun.dag_id))}
+    has_run = set(metadata.scalars(select(DagRun.dag_id).where(DagRun.dag_id.in_(DAGS)).distinct()))
+    missed = select(DagRun.dag_id, DagRun.run_id).join(Deadline, Deadline.dagrun_id == DagRun.id)
+    missed = missed.where(Deadline.missed, DagRun.dag_id.in_(DAGS), DagRun.state.in_(OPEN))
+    overdue: dict[str, list[str]] = defaultdict(list)
+    for dag_id, run_id in metadata.execute(missed):
+        overdue[dag_id].append(run_id)
+    broken = {
+        PurePath(name or "").stem: said
+        for name, said in metadata.execute(select(ParseImportError.filename, ParseImportError.stacktrace))
+    }
+    states = []
+    for dag_id, is_scheduled in DAGS.items():
+        model = models.get(dag_id)
+        states.append(
+            DagState(
+                dag_id,
+                is_scheduled,
+                is_there=model is not None and not model.is_stale,
+                is_paused=bool(model and model.is_paused),
+                has_run=dag_id in has_run,
+                waiting=waiting.get(dag_id, 0),
+                next_at=model.next_dagrun_create_after if model else None,
+                overdue=overdue[dag_id],
+                broken=_last_line(broken[dag_id]) if dag_id in broken else None,
+            )
+        )
+    return states
+
+
+def last_reconciled(metadata: Session) -> tuple[datetime | None, str | None]:
+    """End and state of the newest comparison that has ended."""
+    ended = select(DagRun.end_date, DagRun.state).where(
+        DagRun.dag_id == "reconcile", DagRun.state.in_(["success", "failed"])
+    )
+    return metadata.execute(ended.order_by(DagRun.id.desc()).limit(1)).first() or (None, None)
+
+
+def _last_line(stacktrace: str | None) -> str:
+    lines = [line.strip() for line in (stacktrace or "").splitlines() if line.strip()]
+    return lines[-1].partition("Error: ")[2] or lines[-1] if lines else "It cannot be read."
