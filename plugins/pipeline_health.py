@@ -16,7 +16,11 @@ PAGE = urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/") + PRE
 
 
 async def page(scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
-    """The page, as an ASGI application."""
+    """The page, as an ASGI application. What no text in PostgreSQL holds is refused before a database is asked."""
+    if b"%00" in scope.get("query_string", b"") + scope.get("raw_path", b""):
+        await send({"type": "http.response.start", "status": 400, "headers": [(b"content-type", b"text/plain")]})
+        await send({"type": "http.response.body", "body": b"a NUL is part of no name"})
+        return
     from include.health_page import app
 
     await app(scope, receive, send)
