@@ -78,3 +78,10 @@ def test_what_signs_tokens_is_known_to_the_api_server_and_the_scheduler_alone() 
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     told = {name for name, each in services.items() if "JWT_SECRET" in str(each.get("environment"))}
     assert told == {"api-server", "scheduler"}
+
+
+def test_the_certificate_is_mounted_where_a_server_is_asked() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    asking = {name for name, each in services.items() if "AIRFLOW_CONN_WAREHOUSE" in (each.get("environment") or {})}
+    mounted = set(re.findall(r"^ +([a-z-]+): \{volumes:", (ROOT / "docs" / "tls.md").read_text(), re.MULTILINE))
+    assert mounted == asking == {"api-server", "scheduler", "airflow-worker"}
