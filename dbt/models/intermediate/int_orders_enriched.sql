@@ -20,7 +20,7 @@ enriched as (
         -- numerics
         items.quantity,
         items.unit_price,
-        cast(items.quantity * items.unit_price as numeric(14, 2)) as line_amount,
+        items.quantity * items.unit_price as line_amount,
 
         -- booleans
         items.is_deleted or orders.is_deleted as is_deleted,
