@@ -93,7 +93,7 @@ def _tried(
     if not choice.tables:
         return choice, Written()
     made = written(choice.tables) if refused else made
-    if made.files and (said := trial(made.files)):
+    if any(path.parent.name != "grants" for path in made.files) and (said := trial(made.files)):
         if alone := trial({}):
             raise ConfigError(f"the project cannot be parsed as it is, before anything is added to it: {alone}")
         known = {(spec.source, spec.table) for spec in specs}

@@ -292,6 +292,8 @@ def test_a_role_that_does_more_than_read_is_never_changed(
 def test_a_persons_lines_in_the_grants_stay(billing: Pipeline, root: Path) -> None:
     onboard(billing, root, "accounts")
     path = root / "deploy/grants/crm.source.sql"
+    path.unlink()
+    onboard(billing, root, "accounts", trial=lambda _: pytest.fail("tried, though dbt's files stay as they are"))
     path.write_text(path.read_text() + "-- Anna: also the auditors\ngrant select on billing.accounts to public;\n")
     before = path.read_text()
     onboard(billing, root, "invoices")
