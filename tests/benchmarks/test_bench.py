@@ -83,7 +83,7 @@ def test_the_empty_tasks_have_the_shape_of_the_generated_project(tmp_path: Path)
     servers = dict.fromkeys(("AIRFLOW_CONN_SHOP", "AIRFLOW_CONN_WAREHOUSE"), "postgresql://nobody@127.0.0.1:1/none")
     write_shell_file(project.here, environment(project.here, {"PATH": os.environ["PATH"], **servers}))
     tasks = add_same_shape(project)
-    loads, ends, tests = ["horizon", *2 * ["extract", "load"]], ["marts_ready"], 2 * (10 + 2) + 3
+    loads, ends, tests = ["check_parameters", "horizon", *2 * ["extract", "load"]], ["marts_ready"], 2 * (10 + 2) + 3
     assert tasks == len(loads) + 10 + tests + len(ends)
     file = project.tree / "dags/same_shape.py"
     made = DagBag(file, safe_mode=False).dags["same_shape"].tasks
