@@ -192,7 +192,7 @@ def _findings(
 
 def _limits(graph: dict[str, Any]) -> dict[str, health.Limits]:
     return {
-        f"{node['source_name']}.{node['name']}": health.Limits.from_dbt(node.get("freshness"))
+        f"{node['source_name']}.{node['title']}": health.Limits.from_dbt(node.get("freshness"))
         for node in graph["sources"].values()
     }
 

@@ -19,6 +19,9 @@ DEFAULT_MINUTES = 6.0
 MUTANTS_SECONDS = 215
 """What the mutants take together, most of it the making of databases."""
 
+MUTANT_TRIES = 3
+"""Schedules in which a mutant may show: those of few seconds say nothing where the machine is busy."""
+
 ALL_KINDS_MINUTES = 10
 """A drill of this length meets every kind of fault."""
 
@@ -72,11 +75,14 @@ async def _drill(folder: Path, seed: str, minutes: float, only: str | None, scen
             tally, all_kinds=only is None and scene is None and minutes >= ALL_KINDS_MINUTES
         )
         for name, mutant in MUTANTS.items():
-            started = time.monotonic()
-            found = await Schedule(world, f"{seed}/{name}", mutant.plan, Tally()).play()
+            started, caught = time.monotonic(), []
+            for number in range(MUTANT_TRIES):
+                found = await Schedule(world, f"{seed}/{name}/{number}", mutant.plan, Tally()).play()
+                caught = [text for text in found if re.search(mutant.breaks, text)]
+                tally.violations += [f"beside the mutant {name}: {text}" for text in found if text not in caught]
+                if caught:
+                    break
             took = time.monotonic() - started
-            caught = [text for text in found if re.search(mutant.breaks, text)]
-            tally.violations += [f"beside the mutant {name}: {text}" for text in found if text not in caught]
             tally.mutants[name] = (
                 f"caught after {took:.0f} s: {' '.join(caught[0].split())[:70]}…" if caught else "NOT CAUGHT"
             )

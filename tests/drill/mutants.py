@@ -185,7 +185,7 @@ MUTANTS = {
         Plan(120, ("orders", "unstamped"), {"failover": 1.0}, {}, 0, lost_rows_stay), PHANTOM
     ),
     "a restart loses nothing": Mutant(
-        Plan(120, ("orders",), {"async_crash": 1.0}, {}, 0, restart_is_nothing), f"{PHANTOM}|{LOST}"
+        Plan(120, ("orders",), {"async_crash": 1.0}, {}, 0, restart_is_nothing), f"{PHANTOM}|{LOST}|went back"
     ),
     "any server will do": Mutant(
         Plan(120, ("orders",), {"made_anew": 1.0}, {}, 0, any_server_will_do, made_anew=True), f"{PHANTOM}|{LOST}"

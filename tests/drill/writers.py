@@ -199,7 +199,7 @@ class Writer:
                     updated_at = {self.STAMP.replace("now()", "statement_timestamp()")} where {self.IN_SLICE};
             end $$"""
         values = {"seconds": self.rng.uniform(0.2, 1.0), **self._slice(), **self._stamp(spec)}
-        psycopg.ClientCursor(self.connection).execute(sql.SQL(query).format(t=sql.Identifier(spec.table)), values)
+        psycopg.ClientCursor(self.connection).execute(sql.SQL(query).format(t=sql.Identifier(written(spec))), values)
 
     def prepared(self) -> None:
         """Two-phase commit: between the phases the transaction belongs to no session."""
