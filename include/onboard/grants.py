@@ -30,7 +30,6 @@ $onboard$;
 _WAREHOUSE = """\
 -- Rerunnable. What the pipeline needs in the warehouse for source {source}. `make onboard` wrote it, and adds lines to
 -- it; what you add stays. As a superuser: psql -v ON_ERROR_STOP=1 -f deploy/grants/{source}.warehouse.sql
--- Nothing to do where the loader may create schemas itself.
 """
 
 
