@@ -100,6 +100,13 @@ def files_for(
     return made
 
 
+def _yaml_files(project: Path) -> Iterator[Path]:
+    """Of the project itself: dbt keeps what it compiled in folders that are called like its files."""
+    for path in sorted(project.rglob("*.yml")):
+        if path.relative_to(project).parts[0] not in ("target", "dbt_packages") and path.is_file():
+            yield path
+
+
 class _Project:
     """What the project has, and what is added to its YAML files.
 
@@ -111,7 +118,7 @@ class _Project:
         self.source = source
         self.reserved = reserved
         self.folder = root / "dbt" / "models" / "staging" / source
-        self.texts = {path: path.read_text(encoding="utf-8") for path in sorted((root / "dbt").rglob("*.yml"))}
+        self.texts = {path: path.read_text(encoding="utf-8") for path in _yaml_files(root / "dbt")}
         self.tests = {
             name for text in self.texts.values() for name in re.findall(r"^ +name: ([\w.]+)$", text, re.MULTILINE)
         }
