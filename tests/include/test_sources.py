@@ -51,7 +51,11 @@ def test_an_entry_becomes_a_spec() -> None:
         ("key: [id], cursor: u, cursor_zone: UTC", "without a time zone", "`overlap: 1 hour`"),
         ("key: [id], cursor: u, columns: {u: hash}", "cursor 'u' is read as it is", "remove it from `columns:`"),
         ("key: [id], cursor: u, columns: {id: omit}", "key 'id' cannot be omitted", "or write `hash`"),
-        ("key: [id], cursor: u, columns: {a: drop}", "columns.a is 'drop'", "write one of 'omit', 'hash' or 'text'"),
+        (
+            "key: [id], cursor: u, columns: {a: drop}",
+            "columns.a is 'drop'",
+            "write one of 'omit', 'hash', 'unsalted_hash' or 'text'",
+        ),
         ("key: [id], cursor: u, drift: stop", "drift is 'stop'", "write one of 'evolve' or 'freeze'"),
         ("key: [id], cursor: u, table: x", "unknown key 'table'", "remove it"),
         ("", "needs key and cursor", "add `key:` and `cursor:`"),
