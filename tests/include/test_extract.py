@@ -217,7 +217,7 @@ def test_a_source_that_is_cut_in_mid_stream_stages_nothing(pipeline: Pipeline) -
     timer = threading.Thread(target=_terminate_when_sleeping, args=(killer, pid))
     timer.start()
     with pytest.raises(psycopg.OperationalError):
-        pipeline.extract(pipeline.spec("slow_orders"))
+        pipeline.extract(pipeline.spec("slow_orders", deletes="soft"))
     timer.join()
     assert pipeline.staging_tables() == []
     assert pipeline.raw("select count(*) from _elt.load_ledger") == [(0,)]
