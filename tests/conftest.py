@@ -21,7 +21,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from include.local.environment import ROOT, Installation, airflow_settings
-from include.local.servers import EmbeddedPostgres, is_free
+from include.local.servers import EmbeddedPostgres
+from tests.clusters import free_port
 
 # Before any test imports Airflow, which reads its configuration once: nothing of the person's own installation.
 _HOME = Path(tempfile.mkdtemp(prefix="elt-test-airflow-"))
@@ -89,9 +90,7 @@ class PgBouncer:
         self._folder.mkdir(mode=0o755, parents=True)
         (self._folder / "users").write_text('"postgres" ""\n')
         for pool, mode in self.POOLS.items():
-            self.ports[pool] = port = next(
-                each for each in range(6432, 6932) if is_free(each) and each not in self.ports.values()
-            )
+            self.ports[pool] = port = free_port()
             place = f"host={conninfo_to_dict(self._server.superuser_dsn('postgres'))['host']} port={self._server.port}"
             configuration = self._folder / f"{pool}.ini"
             configuration.write_text(

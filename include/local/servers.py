@@ -181,9 +181,13 @@ class EmbeddedPostgres:
         options = f"-h {HOST} -p {self.port} -k {shlex.quote(str(self.socket_dir))}"
         arguments = ("start", "-w", "-t", str(START_SECONDS), "-l", str(self.log_file), "-o", options)
         done = self._run("pg_ctl", *arguments, check=False)
-        # After a kill -9 the server's other processes need a moment to notice; a new one does not start beside them.
-        if done.returncode != 0 and "shared memory block" not in self._log():
+        if done.returncode != 0 and not any(passing in self._log() for passing in self._passing):
             self._refuse(done.stdout)
+
+    @property
+    def _passing(self) -> tuple[str, ...]:
+        """What to try again after: another took the chosen port just now; processes of a killed server still end."""
+        return ("shared memory block", *(["could not bind"] if self._demanded_port is None else []))
 
     def _clear_remains(self) -> None:
         """Remove a dead server's lock files (after a reboot another process may have its number); begin a new log."""

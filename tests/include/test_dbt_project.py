@@ -26,6 +26,8 @@ MANIFEST: dict[str, Any] = {
             "resource_type": kind,
             "name": name,
             "package_name": "elt",
+            "schema": "marts",
+            "alias": name,
             "original_file_path": f"{kind}s/marts/{name}.sql",
             "fqn": ["elt", "marts", name],
             "config": {"enabled": True},
