@@ -125,8 +125,8 @@ docs: setup ## write dbt's documentation site to .local/dbt
 
 ## Work on it
 .PHONY: test test-containers prove bench bench-tools lint fix lock
-test: setup ## run all tests that need no Docker (ARGS="-k watermark" PG_BINDIR=)
-	@$(BIN)/python -m pytest $(ARGS)
+test: setup ## run all tests that need no Docker, two at a time (ARGS="-k watermark" PG_BINDIR=)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 20 $(ARGS)
 
 test-containers: setup ## bring the containers up beside yours, test them and remove them; fails without Docker
 	@$(BIN)/python -m pytest tests/containers $(ARGS)

@@ -56,3 +56,5 @@ create function in_cents(amount numeric) returns bigint immutable language sql a
 
 create function rate_of(pair bigint) returns int stable language sql
 as 'select rate from public.rates where number = pair % 5';
+
+grant execute on function in_cents(numeric), rate_of(bigint) to shop_reader;
