@@ -97,12 +97,12 @@ class _Drawing:
                 self.below[other].add(key)
 
     def _near(self, node: Node) -> list[str]:
-        """What a node reads, in dbt's order, ephemeral models among it."""
+        """What a node reads, ephemeral models among it, in an order of its own: dbt's is another after a partial parse."""
         named = (node.get("depends_on") or {}).get("nodes", ())
-        return [key for key in named if key in self.built or key in self.passed or key in self.sources]
+        return [key for key in sorted(named) if key in self.built or key in self.passed or key in self.sources]
 
     def _parents(self, node: Node) -> list[str]:
-        """What a node waits for, in dbt's order: in place of an ephemeral model, what that waits for."""
+        """What a node waits for: in place of an ephemeral model, what that waits for."""
         found: dict[str, None] = {}
         for key in self._near(node):
             found |= dict.fromkeys(self._parents(self.passed[key]) if key in self.passed else [key])
@@ -197,8 +197,9 @@ class _Drawing:
         return place, hashed(name, identity, LONGEST_TASK)
 
     def _last(self, parents: list[str]) -> str | None:
-        """The one furthest downstream, with which a test of several stands."""
-        return max(parents, key=lambda parent: len(self.above[parent]), default=None)
+        """The one with which a test of several stands: none of them is downstream of it, whatever is added elsewhere."""
+        upstream = set[str]().union(*(self.above[parent] for parent in parents))
+        return max((parent for parent in parents if parent not in upstream), default=None)
 
     def _any(self, unique_id: str) -> Node:
         return self.built.get(unique_id) or self.sources[unique_id]

@@ -270,6 +270,30 @@ def test_ids_stay_when_something_is_added(zoo: Path, dag: DAG) -> None:
     assert {task_id: after.get(task_id) for task_id in before} == before
 
 
+def test_the_graph_is_the_same_in_whatever_order_dbt_names_things(manifest: dict[str, Any]) -> None:
+    """After a partial parse it names what a node reads in another."""
+    other = json.loads(json.dumps(manifest))
+    for nodes in (other["nodes"], other["sources"]):
+        for node in nodes.values():
+            for names in (node.get("depends_on") or {}).values():
+                names.reverse()
+    test = next(node for node in other["nodes"].values() if len((node.get("depends_on") or {}).get("nodes", ())) > 1)
+    assert test["depends_on"] != manifest["nodes"][test["unique_id"]]["depends_on"]
+    assert dbt_graph.draw(other) == dbt_graph.draw(manifest)
+
+
+def test_a_test_of_several_stays_with_the_same_when_one_gets_more_parents(manifest: dict[str, Any]) -> None:
+    both = {"model.elt.a": "staging", "seed.elt.countries": "seeds"}
+    found = json.loads(json.dumps(manifest))
+    test = found["nodes"]["test.elt.run"]
+    test["depends_on"]["nodes"] = list(both)
+    before = dbt_graph.draw(found)["tests"]["test.elt.run"]["place"]
+    for unique_id in both:
+        changed = json.loads(json.dumps(found))
+        changed["nodes"][unique_id].setdefault("depends_on", {})["nodes"] = list(changed["sources"])
+        assert dbt_graph.draw(changed)["tests"]["test.elt.run"]["place"] == before
+
+
 def test_a_package_is_a_layer_of_its_own(manifest: dict[str, Any]) -> None:
     """Its names are its own: a model, a seed, a source and a test that the project has too."""
     found = json.loads(json.dumps(manifest))
