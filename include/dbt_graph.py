@@ -97,7 +97,7 @@ class _Drawing:
                 self.below[other].add(key)
 
     def _near(self, node: Node) -> list[str]:
-        """What a node reads, ephemeral models among it, in an order of its own: dbt's is another after a partial parse."""
+        """What a node reads, ephemeral models among it; sorted, as dbt's order is another after a partial parse."""
         named = (node.get("depends_on") or {}).get("nodes", ())
         return [key for key in sorted(named) if key in self.built or key in self.passed or key in self.sources]
 
@@ -197,7 +197,7 @@ class _Drawing:
         return place, hashed(name, identity, LONGEST_TASK)
 
     def _last(self, parents: list[str]) -> str | None:
-        """The one with which a test of several stands: none of them is downstream of it, whatever is added elsewhere."""
+        """The one with which a test of several stands: no other is downstream of it, whatever is added elsewhere."""
         upstream = set[str]().union(*(self.above[parent] for parent in parents))
         return max((parent for parent in parents if parent not in upstream), default=None)
 
