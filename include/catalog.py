@@ -280,7 +280,10 @@ def refuse_foreign(warehouse: Connection, schemas: Sequence[str], *relations: tu
         "schemas": list(schemas),
         "in_schemas": [schema for schema, _ in relations],
         "tables": [table for _, table in relations],
+        "relations": [relation_text(*relation) for relation in relations],
     }
+    if warehouse.execute(statement("maybe_foreign"), values).fetchone() == (False,):
+        return
     found = warehouse.execute(statement("foreign"), values).fetchone()
     if found:
         raise TerminalError(
