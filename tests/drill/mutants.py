@@ -17,6 +17,7 @@ from include.load import publish
 from include.server import Server
 from tests.drill.attempt import replace
 from tests.drill.schedule import Plan
+from tests.drill.writers import Writer
 
 
 def cursor_at_max() -> None:
@@ -163,7 +164,10 @@ class Mutant:
 MUTANTS = {
     "cursor at max(updated_at)": Mutant(Plan(120, ("orders",), ONE_RUN, {}, 0, cursor_at_max), LOST),
     "horizon after the snapshot": Mutant(Plan(120, ("orders", "shapes"), ONE_RUN, {}, 0, horizon_after_snapshot), LOST),
-    "horizon from transactions alone": Mutant(Plan(120, ("orders",), ONE_RUN, {}, 0, horizon_without_statements), LOST),
+    "horizon from transactions alone": Mutant(
+        Plan(120, ("orders",), ONE_RUN, {}, 0, horizon_without_statements, {Writer.procedure: 1, Writer.at_once: 1}),
+        LOST,
+    ),
     "a stream may stand still": Mutant(
         Plan(120, ("orders",), ONE_RUN, {"hang shop": 1.0}, 0.7, stream_without_limit, hung_seconds=20),
         r"^extract of \w+ hung for .*'hang shop'",
@@ -198,5 +202,7 @@ MUTANTS = {
         Plan(60, ("events", "orders"), {"used_keys": 1.0, "one_run": 1.0}, {}, 0, used_keys_taken_for_known),
         "should have said",
     ),
-    "labels compared by name": Mutant(Plan(8, ("shapes",), {"crosswise_labels": 1.0}, {}, 0, labels_by_name), LOST),
+    "labels compared by name": Mutant(
+        Plan(8, ("shapes",), {"crosswise_labels": 1.0}, {}, 0, labels_by_name, {Writer.pause: 1}), LOST
+    ),
 }

@@ -31,7 +31,7 @@ def test_a_writer_goes_on_where_another_was_faster_to_change_a_column(
     ]
     monkeypatch.setattr(writers, "WAYS", {lambda writer: ways.pop()(writer): 1})
     changes: Any = [0]
-    writers.write(dsn, [], "seed", changes, 0)
+    writers.write(dsn, [], "seed", writers.WAYS, changes, 0)
     assert ways == []
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import SynchronizedArray
@@ -147,20 +147,20 @@ class Writer:
         """Stamped when it begins, seen when it commits; meanwhile others commit."""
         with self._open():
             self.statements()
-            self._wait()
+            self.pause()
             self.statement()
 
     def idle(self) -> None:
         """In a transaction without a transaction id: nothing but its start says that it will stamp rows of the past."""
         with self._open():
             self.connection.execute("select 1")
-            self._wait()
+            self.pause()
             self.statements()
 
     def undone(self) -> None:
         with self._open():
             self.statements()
-            self._wait(0.2)
+            self.pause(0.2)
             raise psycopg.Rollback
 
     def partly_undone(self) -> None:
@@ -192,13 +192,15 @@ class Writer:
         spec = self.rng.choice([spec for spec in self.specs if spec.mode == "incremental"])
         query = f"""
             do $$ begin
-                perform pg_sleep(%(seconds)s);
+                perform pg_sleep(%(before)s);
                 commit;
-                perform pg_sleep(%(seconds)s);
+                perform pg_sleep(%(after)s);
                 update {{t}} set amount = amount + (1 - 2 * half),
                     updated_at = {self.STAMP.replace("now()", "statement_timestamp()")} where {self.IN_SLICE};
             end $$"""
-        values = {"seconds": self.rng.uniform(0.2, 1.0), **self._slice(), **self._stamp(spec)}
+        # Long enough for a busy machine to read the horizon and the rows while it goes on.
+        pauses = {"before": self.rng.uniform(0.4, 1.0), "after": self.rng.uniform(0.2, 4.0)}
+        values = {**pauses, **self._slice(), **self._stamp(spec)}
         psycopg.ClientCursor(self.connection).execute(sql.SQL(query).format(t=sql.Identifier(written(spec))), values)
 
     def prepared(self) -> None:
@@ -207,7 +209,7 @@ class Writer:
         with self._open():
             self.statements()
             self.connection.execute(f"prepare transaction '{name}'")
-        self._wait()
+        self.pause()
         end = self.rng.choices(("commit", "rollback"), (4, 1))[0]
         self.connection.execute(f"{end} prepared '{name}'")
 
@@ -261,11 +263,11 @@ class Writer:
                 self.connection.rollback()
                 self.connection.autocommit = True
 
-    def _wait(self, longest: float = 2.0) -> None:
+    def pause(self, longest: float = 2.0) -> None:
         time.sleep(self.rng.uniform(0.05, longest))
 
 
-WAYS = {
+WAYS: dict[Callable[[Writer], None], float] = {
     Writer.at_once: 12, Writer.late: 3, Writer.idle: 2, Writer.undone: 1, Writer.partly_undone: 2,
     Writer.script: 1, Writer.procedure: 1, Writer.prepared: 0.5, Writer.reshape: 0.7, Writer.label: 0.4,
 }  # fmt: skip
@@ -287,7 +289,14 @@ def fill(dsn: str, specs: list[TableSpec], later: int = 0) -> int:
     return changed
 
 
-def write(dsn: str, specs: list[TableSpec], seed: str, changes: SynchronizedArray, slot: int) -> None:
+def write(
+    dsn: str,
+    specs: list[TableSpec],
+    seed: str,
+    weighted: dict[Callable[[Writer], None], float],
+    changes: SynchronizedArray,
+    slot: int,
+) -> None:
     """The body of a writer process: write until SIGTERM, through restarts of the server."""
     going = True
 
@@ -297,7 +306,7 @@ def write(dsn: str, specs: list[TableSpec], seed: str, changes: SynchronizedArra
 
     signal.signal(signal.SIGTERM, stop)
     rng = random.Random(seed)
-    ways, weights = list(WAYS), list(WAYS.values())
+    ways, weights = list(weighted), list(weighted.values())
     while going:
         # The application tries something else.
         with suppress(*RACES), psycopg.connect(dsn, options=BERLIN, autocommit=True) as connection:
