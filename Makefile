@@ -124,9 +124,15 @@ docs: setup ## write dbt's documentation site to .local/dbt
 	@echo "Open $${ELT_STATE:-.local}/dbt/static_index.html"
 
 ## Work on it
-.PHONY: test test-containers prove bench bench-tools lint fix lock
+.PHONY: test test-browser screenshots test-containers prove bench bench-tools lint fix lock
 test: setup ## run all tests that need no Docker, two at a time (ARGS="-k watermark" PG_BINDIR=)
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 20 $(ARGS)
+
+test-browser: setup ## follow the UI in this machine's Chromium or Chrome (CHROMIUM=/path/to/it)
+	@$(BIN)/python -m pytest tests/browser $(ARGS)
+
+screenshots: setup ## draw the pictures in docs/pictures anew, in the same browser
+	@$(BIN)/python -m pytest tests/browser/screenshots.py
 
 test-containers: setup ## bring the containers up beside yours, test them and remove them; fails without Docker
 	@$(BIN)/python -m pytest tests/containers $(ARGS)

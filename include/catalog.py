@@ -288,7 +288,8 @@ def refuse_foreign(warehouse: Connection, schemas: Sequence[str], *relations: tu
     if found:
         raise TerminalError(
             f"{found[0]}, whose code would run with the rights of {warehouse.info.user}; run in the warehouse: "
-            f"{found[1]}; then clear this task"
+            f"{found[1]}; then clear this task. Does its role change with each login? Have them all act as "
+            f"one that owns it: alter role {warehouse.info.user} set role …"
         )
 
 

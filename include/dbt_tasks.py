@@ -87,17 +87,17 @@ class _InProcess(DbtLocalBaseOperator):
     template_fields: tuple[str, ...] = ()
 
     def execute(self, context: Context, **kwargs: Any) -> None:
-        params = context["params"]
-        self.select = params.get("dbt_select") or None
-        if variables := params.get("dbt_vars"):
-            try:
-                dbt_vars.check(variables)
-            except ConfigError as error:
-                raise AirflowFailException(str(error)) from None
-            self.vars = {**(self.vars or {}), **variables}
-        if params.get("full_refresh") and hasattr(self, "full_refresh"):
-            self.full_refresh = True
         with plainly():
+            params = context["params"]
+            self.select = params.get("dbt_select") or None
+            if variables := params.get("dbt_vars"):
+                try:
+                    dbt_vars.check(variables)
+                except ConfigError as error:
+                    raise AirflowFailException(str(error)) from None
+                self.vars = {**(self.vars or {}), **variables}
+            if params.get("full_refresh") and hasattr(self, "full_refresh"):
+                self.full_refresh = True
             super().execute(context, **kwargs)
 
     def run_command(

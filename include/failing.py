@@ -72,7 +72,7 @@ def sentence(error: BaseException) -> str:
 
 
 def _leave(error: BaseException) -> None:
-    """Keep the sentence where the page finds it, for who may read the task's log. Without it the task fails as well."""
+    """Keep the sentence where the page finds it, for who may clear the task. Without it the task fails as well."""
     try:
         get_current_context()["ti"].xcom_push(ERROR, sentence(error)[:MAX_CHARACTERS])
     except Exception as unkept:

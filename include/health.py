@@ -23,6 +23,9 @@ from include.state import ledger
 FAILURES_SCHEMA = "dbt_test_failures"
 """Where dbt keeps the rows that fail a test: `data_tests` in dbt_project.yml."""
 
+MAX_BARS = 91
+"""Loads that a picture shows one by one: of 90 days, begun and ended in the middle of one."""
+
 MAX_ROWS = 20
 MAX_CHARACTERS = 200
 
@@ -118,36 +121,68 @@ class FailingRows:
     is_all: bool = True
 
 
-def read_table(warehouse: Connection, spec: TableSpec, variable: str | None, loads: int = 1) -> Table:
-    """What the ledger says of a table; nothing where there is no ledger yet.
+def read_tables(
+    warehouse: Connection, specs: Sequence[TableSpec], variables: Mapping[str, str | None], loads: int = 1
+) -> list[Table]:
+    """What the ledger says of tables; nothing where there is no ledger yet. A few statements, however many they are.
 
     Args:
         warehouse: A pinned session of a role that reads schema `_elt`.
-        spec: The table.
-        variable: Its Airflow Variable.
-        loads: How many of them to read, the newest.
+        specs: The tables.
+        variables: The Airflow Variables by name.
+        loads: How many of each to read, the newest.
     """
     if not _has_ledger(warehouse):
-        return Table(spec, variable=variable)
+        return [Table(spec, variable=variables.get(spec.watermark_key)) for spec in specs]
     now = warehouse.execute("select clock_timestamp()").fetchone()[0]
-    values = {"source": spec.source, "table": spec.table}
-    last = ledger.last_mark(warehouse, spec)
-    settled = warehouse.execute(statement("settled"), values).fetchone()
+    names = ("last_mark", "settled", "gaps", "open_extractions", "recent_loads")
+    found = {name: _of_each(warehouse, name, specs, count=loads) for name in names}
+
+    def of_table(spec: TableSpec) -> Table:
+        marks, settled, gaps, extractions, recent = (found[name].get((spec.source, spec.table), []) for name in names)
+        last = watermark.LastMark(*marks[0][2:]) if marks else None
+        variable = variables.get(spec.watermark_key)
+        until = settled[0].settled if settled else None
+        return Table(
+            spec,
+            mark=last.mark if last else None,
+            variable=variable,
+            difference=_difference(spec, variable, last, now),
+            settled=until,
+            lag=now - until if until else None,
+            age=now - recent[0].loaded_at if recent else None,
+            gaps=[ledger.Gap(*gap[2:]) for gap in gaps],
+            extractions=extractions,
+            loads=recent,
+        )
+
+    return [of_table(spec) for spec in specs]
+
+
+def _of_each(
+    warehouse: Connection, name: str, specs: Sequence[TableSpec], **values: Any
+) -> dict[tuple[str, str], list[Any]]:
+    """Rows of a statement about one table, of many tables at once: (source, table) are its first two columns."""
+    of_one = statement(name).as_string().replace("%(source)s", "asked.source").replace("%(table)s", "asked.name")
+    query = f"""
+        select asked.source, asked.name, found.*
+        from unnest(%(sources)s::text[], %(names)s::text[]) as asked (source, name)
+        cross join lateral ({of_one}) as found"""
+    asked = {"sources": [spec.source for spec in specs], "names": [spec.table for spec in specs]}
+    found: dict[tuple[str, str], list[Any]] = {}
     with warehouse.cursor(row_factory=namedtuple_row) as cursor:
-        recent = cursor.execute(statement("recent_loads"), {**values, "count": loads}).fetchall()
-        extractions = cursor.execute(statement("open_extractions"), values).fetchall()
-    return Table(
-        spec,
-        mark=last.mark if last else None,
-        variable=variable,
-        difference=_difference(spec, variable, last, now),
-        settled=settled and settled[0],
-        lag=now - settled[0] if settled and settled[0] else None,
-        age=now - recent[0].loaded_at if recent else None,
-        gaps=ledger.gaps(warehouse, spec),
-        extractions=extractions,
-        loads=recent,
-    )
+        for row in cursor.execute(sql.SQL(query), {**asked, **values}):
+            found.setdefault(row[:2], []).append(row)
+    return found
+
+
+def read_history(warehouse: Connection, spec: TableSpec) -> list[Any]:
+    """Rows of history.sql: what was loaded in 90 days, at most as many bars as a picture holds."""
+    if not _has_ledger(warehouse):
+        return []
+    values = {"source": spec.source, "table": spec.table, "most": MAX_BARS}
+    with warehouse.cursor(row_factory=namedtuple_row) as cursor:
+        return cursor.execute(statement("history"), values).fetchall()
 
 
 def _has_ledger(warehouse: Connection) -> bool:

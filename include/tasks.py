@@ -320,7 +320,8 @@ def session(conn_id: str, *, read_only: bool = False) -> Iterator[Connection]:
         connection = hook.get_conn()
     except psycopg.OperationalError as error:
         if retries.is_refused(retries.parameters_of(error)):
-            raise TerminalError(f"connection {conn_id!r}: {error}") from error
+            said = str(error).strip()
+            raise TerminalError(f"connection {conn_id!r}: {said}; have the server take it, or correct it") from error
         raise
     with connection:
         try:

@@ -189,8 +189,8 @@ def of_dag(dag: DagState, now: datetime) -> Iterator[Finding]:
         )
 
 
-def of_table(table: Table, limits: Limits) -> Iterator[Finding]:
-    """What the ledger says of a table, and the freshness that its source declares."""
+def of_table(table: Table, limits: Limits, failures: Iterable[Failure] = ()) -> Iterator[Finding]:
+    """What the ledger says of a table, and the freshness that its source declares; what a failure says, it says."""
     name = table.spec.name
     if not table.loads and not table.extractions:
         yield Finding("never loaded", f"table {name}", "Nothing of it is in raw.", "Trigger elt_pipeline.")
@@ -209,7 +209,7 @@ def of_table(table: Table, limits: Limits) -> Iterator[Finding]:
             f"Last loaded {_days(table.age)} ago; its source wants {_days(limits.of(kind))} at most.",
             "See below why elt_pipeline did not load it, or trigger it.",
         )
-    if table.difference:
+    if table.difference and not any(table.spec.watermark_key in (failure.error or "") for failure in failures):
         yield Finding(
             "Variable", f"table {name}", f"{table.variable or 'not set'}: {table.difference}", "Next run: as said."
         )

@@ -20,7 +20,7 @@ from include.progress import Console
 
 Say = Callable[[str], None]
 SERVICES = ("api-server", "scheduler", "dag-processor", "triggerer")
-START_SECONDS = 120
+START_SECONDS = 300
 DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Loopback is no proxy's business."""
 

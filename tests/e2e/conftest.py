@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 from include.compose.airflow_api import Airflow
 from include.local.environment import Installation
 from tests.conftest import Checkout
+
+PATIENCE_SECONDS = 300
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +53,15 @@ def spoil_orders(checkout: Checkout) -> None:
         settled = "select id from orders where updated_at < now() - interval '1 hour' order by id limit 3"
         items = f"select min(id) from order_items where order_id in ({settled}) group by order_id"
         assert source.execute(f"update order_items set quantity = quantity + 1 where id in ({items})").rowcount == 3
+
+
+def end_of_runs(airflow: Airflow, dag_id: str) -> dict[str, str]:
+    """The state of each run of a DAG by its id, once all have ended; the newest first."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        runs = airflow.call("GET", f"/dags/{dag_id}/dagRuns?order_by=-run_after")["dag_runs"]
+        found = {run["dag_run_id"]: run["state"] for run in runs}
+        if found and set(found.values()) <= {"success", "failed"}:
+            return found
+        assert time.monotonic() < end, found
+        time.sleep(1)

@@ -17,12 +17,14 @@ from tests.include.conftest import Pipeline
 
 def read(pipeline: Pipeline, variable: str | None = None, loads: int = 1, **extract: Any) -> health.Table:
     with psycopg.connect(pipeline.warehouse_dsn) as connection:
-        return health.read_table(pin(connection, read_only=True), pipeline.spec(**extract), variable, loads)
+        session, spec = pin(connection, read_only=True), pipeline.spec(**extract)
+        return health.read_tables(session, [spec], {spec.watermark_key: variable}, loads)[0]
 
 
 def test_before_the_first_run_there_is_nothing_to_show(pipeline: Pipeline) -> None:
     spec = pipeline.spec()
-    assert health.read_table(pipeline.warehouse, spec, None) == health.Table(spec)
+    assert health.read_tables(pipeline.warehouse, [spec], {}) == [health.Table(spec)]
+    assert health.read_history(pipeline.warehouse, spec) == []
     assert health.committed_before(pipeline.warehouse, ["run_1"]) == {}
 
 

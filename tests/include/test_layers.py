@@ -21,6 +21,7 @@ KNOW_AIRFLOW = {
     "commands.py",
     "health_page.py",
     "health_runs.py",
+    "health_servers.py",
     "failing.py",
     "alerts.py",
 }

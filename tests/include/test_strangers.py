@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from include.errors import TerminalError
 from include.load import publish
 from include.plan import plan_table
 from include.reconcile import reconcile
+from include.sessions import pin
 from include.sources import TableSpec
 from tests.conftest import Postgres
 from tests.include.conftest import Pipeline
@@ -218,3 +221,40 @@ def test_who_is_let_in_later_reads_the_ledger_after_the_next_task(least: Pipelin
     least.run(least.spec())
     with roles("elt_watcher") as session:
         session.execute("select from _elt.extraction")
+
+
+def test_roles_that_change_with_each_login_act_as_the_one_that_owns(pipeline: Pipeline) -> None:
+    """As Vault makes them: each login has a role of its own, and what one has made the next one does not own."""
+    owner, logins = "keeper_of_raw", ("login_of_today", "login_of_tomorrow")
+    database = conninfo_to_dict(pipeline.warehouse_dsn)["dbname"]
+    pipeline.app.execute(f"drop role if exists {owner}, {logins[0]}, {logins[1]}")
+    pipeline.app.execute(f"create role {owner}")
+    for login in logins:
+        pipeline.app.execute(f"create role {login} login password 'drawn' in role {owner}")
+    with psycopg.connect(pipeline.warehouse_dsn, autocommit=True) as admin:
+        admin.execute(f"grant create on database {database} to {owner}")
+
+    def run_as(login: str) -> int:
+        dsn = make_conninfo(pipeline.warehouse_dsn, user=login, password="drawn")
+        with psycopg.connect(dsn) as connection:
+            pin(connection, read_only=False, connect=lambda: psycopg.connect(dsn))
+            return replace(pipeline, warehouse=connection).run(pipeline.spec()).rows_inserted
+
+    try:
+        pipeline.insert(1)
+        assert run_as(logins[0]) == 1
+        pipeline.insert(2)
+        act_as = f"one that owns it: alter role {logins[1]} set role"
+        with pytest.raises(TerminalError, match=f"schema _elt belongs to {logins[0]}, .*{act_as}"):
+            run_as(logins[1])
+        with psycopg.connect(pipeline.warehouse_dsn, autocommit=True) as admin:
+            admin.execute(f"reassign owned by {logins[0]} to {owner}")
+            for login in logins:
+                admin.execute(f"alter role {login} set role {owner}")
+        assert run_as(logins[1]) == 1
+        pipeline.insert(3)
+        assert run_as(logins[0]) == 1
+    finally:
+        with psycopg.connect(pipeline.warehouse_dsn, autocommit=True) as admin:
+            for role in (*logins, owner):
+                admin.execute(f"drop owned by {role} cascade; drop role {role}")

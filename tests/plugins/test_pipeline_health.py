@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -82,12 +83,41 @@ def token(role: str | None) -> str:
     return get_auth_manager().generate_jwt(SimpleAuthManagerUser(username="somebody", role=role))
 
 
-def page(server: TestClient, path: str = PAGE, role: str | None = "viewer", **query: str) -> Any:
+def page(server: TestClient, path: str = PAGE, role: str | None = "op", **query: str) -> Any:
     server.cookies.set("_token", token(role))
     try:
         return server.get(path, params=query or None)
     finally:
         server.cookies.clear()
+
+
+def test_who_may_only_look_sees_neither_rows_nor_errors_nor_variables(
+    server: TestClient, metadata: None, databases: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_VAR_WATERMARK__SHOP__ORDERS", "2026-01-01T01:02:03+00:00")
+    for path in (PAGE, f"{PAGE}tables/shop.orders"):
+        assert "its rows</a>" in page(server, path).text
+        shown = page(server, path, role="viewer").text
+        assert TEST in shown and "its rows" not in shown and "01:02:03" not in shown
+    assert "01:02:03" in page(server, f"{PAGE}tables/shop.orders").text
+    refused = page(server, f"{PAGE}failures?run_id={quote(RUN)}&task_id={TEST}", role="viewer")
+    assert refused.status_code == 403 and "who may clear its tasks" in refused.text
+
+
+def test_dbts_documentation_is_a_stranger_to_airflow_and_for_who_may_clear_tasks(
+    server: TestClient, metadata: None, databases: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert ">Models, columns and their lineage</a>" not in page(server).text
+    monkeypatch.setattr("include.health_page.target_dir", lambda: tmp_path)
+    missing = page(server, f"{PAGE}dbt")
+    assert missing.status_code == 404 and "run make docs" in missing.text
+    (tmp_path / "static_index.html").write_text("<h1>models</h1>")
+    shown = page(server, f"{PAGE}dbt")
+    assert shown.text == "<h1>models</h1>"
+    assert shown.headers["content-security-policy"].startswith("sandbox allow-scripts; default-src 'none'")
+    assert ">Models, columns and their lineage</a>" in page(server).text
+    assert ">Models, columns and their lineage</a>" not in page(server, role="viewer").text
+    assert page(server, f"{PAGE}dbt", role="viewer").status_code == 403
 
 
 PATHS = [PAGE, f"{PAGE}tables/shop.orders", f"{PAGE}failures?run_id=x&task_id=y"]
