@@ -210,9 +210,9 @@ def of_table(table: Table, limits: Limits, failures: Iterable[Failure] = ()) -> 
             "See below why elt_pipeline did not load it, or trigger it.",
         )
     if table.difference and not any(table.spec.watermark_key in (failure.error or "") for failure in failures):
-        yield Finding(
-            "Variable", f"table {name}", f"{table.variable or 'not set'}: {table.difference}", "Next run: as said."
-        )
+        is_refused = table.difference.startswith("Variable ")  # and says what to do
+        said = table.difference if is_refused else f"{table.variable or 'not set'}: {table.difference}"
+        yield Finding("Variable", f"table {name}", said, "" if is_refused else "The next run does that.")
 
 
 def of_source(source: Source) -> Iterator[Finding]:

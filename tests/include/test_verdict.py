@@ -127,3 +127,11 @@ def test_who_holds_is_named_or_nothing_is_said() -> None:
     assert list(verdict.of_source(Source("shop", NOW, timedelta(seconds=47), [CLERK]))) == []
     assert list(verdict.of_source(Source("shop", NOW, timedelta(minutes=2), []))) == []
     assert kinds(verdict.of_source(Source("shop", problem="no answer"))) == ["unseen"]
+
+
+def test_a_variable_that_stops_its_table_is_said_once() -> None:
+    said = f"Variable {SPEC.watermark_key} is 'x', not an ISO instant; repair it"
+    [alone] = table(variable="x", difference=said)
+    assert (alone.kind, alone.text, alone.remedy) == ("Variable", said, "")
+    found = Table(SPEC, loads=LOADED, variable="x", difference=said)
+    assert kinds(verdict.of_table(found, LIMITS, [Failure("r", "shop.orders.extract", error=said)])) == []
