@@ -15,7 +15,7 @@ RUN --mount=type=cache,target=/tmp/uv,uid=50000 \
  && rm -rf venv/lib/python3*/site-packages/pandas/tests
 
 FROM packages AS manifest
-COPY include/__init__.py include/errors.py include/files.py include/retries.py include/dbt_*.py include/
+COPY include/__init__.py include/connecting.py include/errors.py include/files.py include/retries.py include/dbt_*.py include/
 COPY --chown=50000:0 dbt dbt
 # dbt fetches a package of a git repository with it.
 USER root

@@ -15,20 +15,17 @@ from datetime import datetime, timedelta
 
 import structlog
 from airflow.sdk import DAG, Asset, task
-from pandas import DataFrame
-from psycopg.rows import dict_row
 
-from include.dbt_tasks import dbt_hook
-from include.reports import SALES_BY_MONTH, monthly_sales
+from include.dbt_tasks import marts
+from include.reports import monthly_sales, read_sales
 from include.tasks import no_retry_for_terminal_errors
 
 
 @task
 def report() -> str:
     """Read the marts and lay the report out as text."""
-    with no_retry_for_terminal_errors(), dbt_hook().get_conn() as connection:
-        sales = connection.cursor(row_factory=dict_row).execute(SALES_BY_MONTH).fetchall()
-    table = monthly_sales(DataFrame(sales)).to_string()
+    with no_retry_for_terminal_errors(), marts() as warehouse:
+        table = monthly_sales(read_sales(warehouse)).to_string()
     structlog.get_logger(__name__).info("sales report\n" + table)
     return table
 

@@ -20,7 +20,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 
 from include import maintenance
 from include.dbt_project import PROJECT_DIR, target_dir
-from include.dbt_tasks import dbt_hook
+from include.dbt_tasks import marts
 from include.erase import statements
 from include.errors import ConfigError, PipelineError
 from include.onboard import look
@@ -28,7 +28,7 @@ from include.onboard.choose import Asked
 from include.onboard.names import slug
 from include.onboard.write import write
 from include.plan import Plan
-from include.sessions import Connection, pin
+from include.sessions import Connection
 from include.sources import Tables, load_tables
 from include.tasks import WAREHOUSE, session, spec_of
 
@@ -99,8 +99,8 @@ def erase(given: argparse.Namespace) -> int:
     """Print the statements that take a person out; run none."""
     if not given.table or not given.key:
         raise ConfigError('say which table, and his key there: make erase TABLE=shop.customers KEY="7"')
-    with session(WAREHOUSE, read_only=True) as loader, dbt_hook().get_conn() as dbt:
-        print("\n".join(statements(loader, pin(dbt, read_only=True), spec_of(given.table), shlex.split(given.key))))
+    with session(WAREHOUSE, read_only=True) as loader, marts() as dbt:
+        print("\n".join(statements(loader, dbt, spec_of(given.table), shlex.split(given.key))))
     return 0
 
 

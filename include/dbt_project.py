@@ -17,7 +17,6 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from include import dbt_graph
 from include.errors import ConfigError
@@ -37,7 +36,7 @@ TARGET = "warehouse"
 _PLACES = ("DBT_DBNAME", "DBT_HOST", "DBT_USER")
 """Variables of the profile that something stands in for while dbt parses: the manifest then fits every warehouse."""
 
-PROFILE_VARIABLES = (*_PLACES, "DBT_PORT", "DBT_SSLMODE", "DBT_SSLROOTCERT", "DBT_THREADS")
+PROFILE_VARIABLES = (*_PLACES, "DBT_PORT", "DBT_SSL", "DBT_THREADS")
 """Variables of the profile that change nothing that is parsed."""
 
 _PARSED_BY = ("dbt-core", "dbt-common", "dbt-adapters", "dbt-postgres")
@@ -113,7 +112,7 @@ def load_manifest(profile: Mapping[str, str], variables: Mapping[str, Any] | Non
     return _load_manifest(folder / "partial_parse.msgpack", stamp, names)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _load_manifest(path: Path, stamp: str, names: tuple[tuple[str, str], ...]) -> Manifest:
     from dbt.contracts.graph.manifest import Manifest
     from dbt.parser.manifest import extended_mashumuro_decoder
@@ -136,26 +135,6 @@ def _renamed(value: Any, names: tuple[tuple[str, str], ...]) -> Any:
     if isinstance(value, dict):
         return {key: _renamed(each, names) for key, each in value.items()}
     return [_renamed(each, names) for each in value] if isinstance(value, list) else value
-
-
-def profile_environment(uri: str) -> dict[str, str]:
-    """The variables that `dbt/profiles.yml` reads, for a URI of an Airflow connection or of libpq.
-
-    What its query names wins, as in Airflow's hook, and without a database libpq's default counts.
-    """
-    parts = urlsplit(uri)
-    given = {key: values[-1] for key, values in parse_qs(parts.query).items()}
-    given |= json.loads(given.pop("__extra__", "{}"))
-    user = given.get("user", unquote(parts.username or ""))
-    database = given.get("dbname", unquote(parts.path.removeprefix("/")))
-    environment = {
-        "DBT_HOST": given.get("host", parts.hostname or ""),
-        "DBT_PORT": str(given.get("port", parts.port or 5432)),
-        "DBT_USER": user,
-        "DBT_ENV_SECRET_PASSWORD": given.get("password", unquote(parts.password or "")),
-        "DBT_DBNAME": database or user,
-    }
-    return environment | {f"DBT_{name.upper()}": given[name] for name in ("sslmode", "sslrootcert") if name in given}
 
 
 def dbt_environment() -> Mapping[str, str]:

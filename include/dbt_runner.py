@@ -12,19 +12,22 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from copy import copy, deepcopy
+from datetime import datetime
+from io import StringIO
 from pathlib import Path
 from sysconfig import get_path
 from tempfile import TemporaryDirectory
-from types import CodeType
-from typing import TYPE_CHECKING, Any
+from types import CodeType, SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dbt.mp_context
 import psycopg2
 from dbt.adapters.exceptions import FailedToConnectError
 from dbt.adapters.factory import reset_adapters
+from dbt.adapters.postgres import connections
 from dbt.adapters.postgres.connections import PostgresConnectionManager
 from dbt.artifacts.schemas.results import RunStatus
 from dbt.cli import requires
@@ -32,8 +35,9 @@ from dbt.cli.main import cli, dbtRunner, dbtRunnerResult
 from dbt.contracts.files import FilePath
 from dbt.exceptions import EnvVarMissingError
 from dbt.graph import NodeSelector, SelectionSpec, parse_difference
+from dbt.materializations.incremental.microbatch import MicrobatchBuilder
 from dbt.parser.manifest import extended_mashumaro_encoder, extended_mashumuro_decoder
-from dbt.task.run import RunTask
+from dbt.task.run import MicrobatchModelRunner, RunTask
 from dbt_common.behavior_flags import BehaviorFlagRendered
 from dbt_common.clients.jinja import MacroFuzzEnvironment
 from dbt_common.context import get_invocation_context
@@ -42,7 +46,9 @@ from dbt_common.events.event_manager import EventManager
 from dbt_common.tests import enable_test_caching
 
 from include import retries
+from include.connecting import Parameters
 from include.dbt_project import PROFILE, PROFILE_VARIABLES, PROJECT_DIR, TARGET, UNSET
+from include.errors import ConfigError
 
 if TYPE_CHECKING:
     from dbt.contracts.graph.manifest import Manifest
@@ -50,6 +56,8 @@ if TYPE_CHECKING:
 HARMLESS = frozenset("debug log_format log_level print printer_width quiet".split())
 """Options that a variable (`DBT_DEBUG`) may set: what is shown. Any other would have a task do something else: a
 `DBT_TARGET`, `DBT_FULL_REFRESH` or `DBT_STATE` in the shell of somebody with a project elsewhere is not read."""
+
+SELECTABLE = ("model", "snapshot", "seed", "test", "function")
 
 LEAN = ("--threads", "1", "--no-use-colors", "--no-write-json", "--no-populate-cache", "--log-level-file", "none")
 """One node needs one thread, and nobody reads dbt's own log and artifacts of it."""
@@ -61,11 +69,22 @@ SILENT = ("--no-use-colors", "--log-level", "none", "--log-level-file", "none")
 _only: ContextVar[str | None] = ContextVar("only", default=None)
 
 
+class Period(NamedTuple):
+    """A half-open interval of time, UTC."""
+
+    start: datetime
+    end: datetime
+    is_all: bool
+    """Whether it is all that is asked for; else the batches before it follow, as the model's `lookback` says."""
+
+
 def invoke(
     command: list[str],
     folder: str,
     manifest: Manifest | None,
     only: str | None = None,
+    reached: Parameters | None = None,
+    period: Period | None = None,
     options: Sequence[str] = LEAN,
 ) -> dbtRunnerResult:
     """Run a dbt command on the project in this process; what it writes goes below `folder`.
@@ -73,7 +92,11 @@ def invoke(
     Args:
         manifest: What the project was parsed to. It stays as it is: the next invocation is as if it were the first.
         only: dbt's unique id of the one node to run, if the command's own selection holds it; None: all that it holds.
+        reached: What libpq is told for its sessions; None: what the profile says.
+        period: Of which time a microbatch model builds its batches; None: of now.
     """
+    _reached.update(reached or {})
+    _periods[:] = [period] if period else []
     places = ["--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR), "--profile", PROFILE]
     places += ["--target", TARGET, "--log-path", folder, "--no-send-anonymous-usage-stats"]
     _finals.clear()
@@ -84,6 +107,7 @@ def invoke(
         return dbtRunner(manifest=manifest and _fresh(manifest, only)).invoke([*command, *places, *options])
     finally:
         _only.reset(token)
+        _reached.clear()
         reset_adapters()  # or the next invocation in this process finds this one's connections
 
 
@@ -117,11 +141,7 @@ def _open_or_judge(manager: type[PostgresConnectionManager], connection: Any) ->
     try:
         return _open(manager, connection)
     except FailedToConnectError:
-        names = ("host", "port", "user", "password", "sslmode", "sslcert", "sslkey", "sslrootcert", "connect_timeout")
-        given = {name: getattr(connection.credentials, name) for name in names} | {
-            "dbname": connection.credentials.database
-        }
-        _finals.append(retries.is_refused({name: value for name, value in given.items() if value not in (None, "")}))
+        _finals.append(retries.is_refused(_told))
         raise
 
 
@@ -181,6 +201,56 @@ for _option in (option for command in (cli, *cli.commands.values()) for option i
 # dbt makes no such lock in a run of one thread.
 dbt.mp_context._MP_CONTEXT = multiprocessing.get_context("fork")
 
+_periods: list[Period] = []
+
+_builder_of = MicrobatchModelRunner.get_microbatch_builder
+
+
+class _OfPeriod(MicrobatchBuilder):
+    """The batches of a period, where dbt has those before the present. The first run builds from `begin` on."""
+
+    period: Period
+
+    def build_start_time(self, checkpoint: datetime | None) -> datetime:
+        found: datetime = super().build_start_time(checkpoint)
+        if self.is_incremental and not self.event_time_start:
+            config = self.model.config
+            return min(found, self.offset_timestamp(self.period.start, config.batch_size, -config.lookback))
+        return found
+
+
+def _builder_of_period(runner: MicrobatchModelRunner, model: Any) -> MicrobatchBuilder:
+    """dbt's options for it, --event-time-start and --event-time-end, leave `lookback` and `begin` out of account.
+
+    Unnecessary once the end can be given alone.
+    """
+    builder = _builder_of(runner, model)
+    for period in _periods:
+        builder.__class__, builder.period, builder.default_end_time = _OfPeriod, period, period.end
+        if period.is_all:
+            builder.event_time_start, builder.event_time_end = period.start, period.end
+    return builder
+
+
+MicrobatchModelRunner.get_microbatch_builder = _builder_of_period
+
+_reached: Parameters = {}
+_told: dict[str, Any] = {}
+"""What libpq was told for the last session."""
+
+
+def _connect(**of_profile: Any) -> Any:
+    """dbt's profile knows a few of libpq's parameters; the others are as much part of who is reached, and how.
+
+    Unnecessary once the profile takes any.
+    """
+    _told.clear()
+    _told.update(_reached or {name: value for name, value in of_profile.items() if value not in (None, "")})
+    return psycopg2.connect(**_told)
+
+
+connections.psycopg2 = SimpleNamespace(**{**vars(psycopg2), "connect": _connect})
+
 # dbt's own switch to keep what depends on nothing but a text or the installed packages: parsed macros, plugins.
 enable_test_caching()
 
@@ -222,7 +292,7 @@ def _run_hooks_if_any(task: RunTask, adapter: Any, hook_type: Any, extra_context
 RunTask.safe_run_hooks = _run_hooks_if_any
 
 _create_schemas = RunTask.create_schemas
-_created: set[tuple[str, int, Any]] = set()
+_created: set[tuple[Any, ...]] = set()
 
 
 def _create_schemas_once(task: RunTask, adapter: Any, required: set[Any]) -> None:
@@ -230,7 +300,7 @@ def _create_schemas_once(task: RunTask, adapter: Any, required: set[Any]) -> Non
 
     Unnecessary once an invocation can be told that its schemas exist.
     """
-    place = adapter.config.credentials.host, adapter.config.credentials.port
+    place = adapter.config.credentials.host, adapter.config.credentials.port, *_reached.values()
     if missing := {schema for schema in required if (*place, schema) not in _created}:
         _create_schemas(task, adapter, missing)
         _created.update((*place, schema) for schema in missing)
@@ -302,6 +372,22 @@ def parse(target: Path, variables: dict[str, Any]) -> dbtRunnerResult:
         read = {"environment": sorted(name for name in environment.read if not name.startswith(own))}
         (target / "read.json").write_text(json.dumps(read | {"folders": _folders_outside(done.result)}))
     return done
+
+
+def selected(chosen: str, folder: str, manifest: Manifest) -> list[str]:
+    """Unique ids of what a selection of dbt's holds and a run builds or tests.
+
+    Raises:
+        ConfigError: dbt does not understand it; carries its message.
+    """
+    kinds = [word for kind in SELECTABLE for word in ("--resource-type", kind)]
+    command = ["list", "--quiet", "--select", chosen, *kinds, "--output", "json", "--output-keys", "unique_id"]
+    # Its last word goes to the screen as well.
+    with redirect_stdout(StringIO()):
+        done = invoke(command, folder, manifest, options=SILENT)
+    if done.exception:
+        raise ConfigError(f"dbt cannot select {chosen!r}: {' '.join(str(done.exception).split())}")
+    return [json.loads(line)["unique_id"] for line in done.result or ()]
 
 
 def install(folder: str) -> dbtRunnerResult:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.postgres.hooks.postgres import PostgresHook
-from airflow.sdk import BaseHook, Context, get_current_context
+import psycopg
+from airflow.sdk import BaseHook, Connection, Context, get_current_context
 from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
@@ -34,11 +35,14 @@ from cosmos.operators.local import (
     DbtTestLocalOperator,
 )
 
-from include import dbt_vars
+from include import dbt_vars, parameters
 from include.assets import tell_updated, warehouse_asset
-from include.dbt_project import load_manifest, profile_environment
+from include.connecting import profile_variables
+from include.dbt_project import load_manifest
 from include.errors import ConfigError
 from include.failing import plainly
+from include.sessions import KEEPALIVE, pin
+from include.tasks import no_retry_for_terminal_errors, reached
 
 if TYPE_CHECKING:
     from dbt.cli.main import dbtRunnerResult
@@ -53,14 +57,26 @@ FAILED_ROWS = "failed_rows"
 """XCom of a test that failed: how many rows did."""
 
 
-def dbt_hook() -> PostgresHook:
-    """A hook on the connection dbt works through; it reads marts, which the loader's role may not."""
+def dbt_connection() -> Connection:
+    """The connection dbt works through; it reads marts, which the loader's role may not."""
     for conn_id in CONNECTIONS[:-1]:
         try:
-            return PostgresHook(connection=BaseHook.get_connection(conn_id))
+            return BaseHook.get_connection(conn_id)
         except AirflowNotFoundException:
             continue
-    return PostgresHook(CONNECTIONS[-1])
+    return BaseHook.get_connection(CONNECTIONS[-1])
+
+
+@contextmanager
+def marts() -> Iterator[psycopg.Connection]:
+    """A read-only session on what dbt built."""
+    told = reached(dbt_connection(), application_name="elt_report", **KEEPALIVE)
+
+    def connect() -> psycopg.Connection:
+        return psycopg.connect(**told)  # type: ignore[arg-type]
+
+    with connect() as connection:
+        yield pin(connection, read_only=True, connect=connect)
 
 
 def warm_up() -> None:
@@ -71,9 +87,35 @@ def warm_up() -> None:
     """
     from include.dbt_runner import invoke
 
-    profile = profile_environment(dbt_hook().connection.get_uri())
+    profile = profile_variables(reached(dbt_connection()))
     with TemporaryDirectory() as folder, environ({**os.environ, **profile}):
         invoke(["compile", "--quiet", "--select", "path:none"], folder, load_manifest(profile))
+
+
+def check_selection(params: Mapping[str, Any]) -> None:
+    """See that each part of a run's `dbt_select` holds something, and that its `dbt_vars` enable nothing new.
+
+    Raises:
+        ConfigError: not so; says what there is.
+    """
+    from include.dbt_runner import SELECTABLE, selected
+
+    variables = params.get("dbt_vars") or {}
+    profile = profile_variables(reached(dbt_connection()))
+    manifest = load_manifest(profile, variables)
+    if variables:
+        drawn = load_manifest(profile)
+        new = sorted(key for key in manifest.nodes.keys() - drawn.nodes.keys() if key.split(".")[0] in SELECTABLE)
+        if new:
+            raise ConfigError(
+                f"parameter dbt_vars enables {', '.join(new[:5])}, which has no task: the graph is of the project as "
+                "it is; set the variable in dbt/dbt_project.yml"
+            )
+    for part in (params.get("dbt_select") or "").split():
+        with TemporaryDirectory() as folder, environ({**os.environ, **profile}):
+            if not selected(part, folder, manifest):
+                names = sorted({node.name for node in manifest.nodes.values() if node.resource_type in SELECTABLE[:3]})
+                raise ConfigError(f"parameter dbt_select: {part!r} selects nothing{parameters.meant(part, names)}")
 
 
 class _InProcess(DbtLocalBaseOperator):
@@ -104,12 +146,19 @@ class _InProcess(DbtLocalBaseOperator):
         self, cmd: list[str], env: dict[str, Any], context: Context, *args: Any, **kwargs: Any
     ) -> dbtRunnerResult:
         """Invoke dbt on the node; `cmd` is Cosmos's command line without its project and profile flags."""
-        from include.dbt_runner import invoke  # and with it dbt, which takes a second: not where a DAG is parsed
+        from include.dbt_runner import (  # and with it dbt, which takes a second: not where a DAG is parsed
+            Period,
+            invoke,
+        )
 
-        profile = profile_environment(dbt_hook().connection.get_uri())
-        manifest = load_manifest(profile, self.vars)
+        with no_retry_for_terminal_errors():
+            told = reached(dbt_connection(), application_name="elt_dbt", **KEEPALIVE)
+            profile = profile_variables(told)
+            manifest = load_manifest(profile, self.vars)
+            about = parameters.period(context)
+        period, own = about and Period(*about), self.extra_context["dbt_unique_id"]
         with TemporaryDirectory() as folder, environ(env | profile):
-            result = invoke(cmd[1:], folder, manifest, self.extra_context["dbt_unique_id"])
+            result = invoke(cmd[1:], folder, manifest, only=own, reached=told, period=period)
             self.store_compiled_sql(folder, context)
             self.template_fields = ("select", "vars", "compiled_sql")
             self._override_rtif(context)

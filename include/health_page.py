@@ -27,7 +27,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from include import health, health_runs, pictures, verdict
 from include.batch import to_text
 from include.dbt_project import graph_path, target_dir
-from include.dbt_tasks import dbt_hook
+from include.dbt_tasks import dbt_connection
 from include.errors import ConfigError
 from include.health_runs import DAG_ID, Run
 from include.health_servers import UNSEEN, ask_source, look, said
@@ -78,7 +78,7 @@ def overview(metadata: SessionDep, user: GetUserDep) -> Response:
         tables = [health.Table(spec, variable=variables[spec.watermark_key]) for spec in specs]
         latencies, problem = {}, None
         try:
-            with look(dbt_hook) as warehouse:
+            with look(dbt_connection) as warehouse:
                 tables = health.read_tables(warehouse, specs, variables, LOADS)
                 latencies = _latencies(warehouse, runs, {spec.source for spec in specs})
         except UNSEEN as error:
@@ -117,7 +117,7 @@ def table(name: str, metadata: SessionDep, user: GetUserDep) -> Response:
     variables, problem = health_runs.variables(metadata, [spec.watermark_key]), None
     found, history = health.Table(spec, variable=variables[spec.watermark_key]), []
     try:
-        with look(dbt_hook) as warehouse:
+        with look(dbt_connection) as warehouse:
             [found] = health.read_tables(warehouse, [spec], variables, LOADS)
             history = health.read_history(warehouse, spec)
     except UNSEEN as error:
@@ -137,7 +137,7 @@ def failures(run_id: str, task_id: str, metadata: SessionDep) -> Response:
     name, found, problem = health_runs.rows_of(metadata, run_id, task_id), None, None
     if name:
         try:
-            with look(dbt_hook) as warehouse:
+            with look(dbt_connection) as warehouse:
                 found = health.read_failing_rows(warehouse, name)
         except UNSEEN as error:
             problem = said(error, "warehouse")

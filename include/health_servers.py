@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psycopg
 import structlog
-from airflow.providers.postgres.hooks.postgres import PostgresHook
+from airflow.sdk import BaseHook, Connection
 from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 
 from include import health
 from include.errors import TerminalError
-from include.sessions import Connection, pin
+from include.sessions import pin
+from include.tasks import reached
 
 log = structlog.get_logger(__name__)
 
@@ -41,19 +41,22 @@ UNREACHABLE = {
 def ask_source(name: str) -> health.Source:
     """How far a source lets the watermark move now, or why that is not known."""
     try:
-        with look(lambda: PostgresHook(name)) as connection:
+        with look(lambda: BaseHook.get_connection(name)) as connection:
             return health.read_source(connection, name)
     except UNSEEN as error:
         return health.Source(name, problem=said(error, name))
 
 
 @contextmanager
-def look(connect: Callable[[], PostgresHook]) -> Iterator[Connection]:
-    """A read-only session that waits for nothing longer than three seconds."""
-    hook = connect()
-    hook.connection.extra = json.dumps({**hook.connection.extra_dejson, **IMPATIENT})
-    with hook.get_conn() as connection:
-        pin(connection, read_only=True, connect=hook.get_conn).execute("set statement_timeout to '3s'")
+def look(named: Callable[[], Connection]) -> Iterator[psycopg.Connection]:
+    """A read-only session, through the connection that is found, which waits for nothing longer than three seconds."""
+    told = {**reached(named()), **IMPATIENT}
+
+    def connect() -> psycopg.Connection:
+        return psycopg.connect(**told)  # type: ignore[arg-type]
+
+    with connect() as connection:
+        pin(connection, read_only=True, connect=connect).execute("set statement_timeout to '3s'")
         yield connection
 
 

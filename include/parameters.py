@@ -28,7 +28,7 @@ def check(context: Context) -> None:
     # Airflow itself sends some settings this way, with a slash in their names.
     unknown = [name for name in context["dag_run"].conf or {} if name not in declared and "/" not in name]
     if unknown:
-        raise ConfigError(f"there is no parameter {unknown[0]!r}{_meant(unknown[0], list(declared))}")
+        raise ConfigError(f"there is no parameter {unknown[0]!r}{meant(unknown[0], list(declared))}")
     dbt_vars.check(context["params"].get("dbt_vars"))
     if "tables" in declared:
         _check_tables(context["params"]["tables"], declared.get_param("tables").schema["examples"])
@@ -45,10 +45,11 @@ def _check_tables(chosen: Sequence[str], known: Sequence[str]) -> None:
         raise ConfigError("parameter tables is empty: name at least one, or leave it out and all are taken")
     for name in chosen:
         if name not in known:
-            raise ConfigError(f"parameter tables: there is no table {name!r}{_meant(name, known)}")
+            raise ConfigError(f"parameter tables: there is no table {name!r}{meant(name, known)}")
 
 
-def _meant(name: str, known: Sequence[str]) -> str:
+def meant(name: str, known: Sequence[str]) -> str:
+    """What to write instead of a name that is none: the nearest, or what there is."""
     near = get_close_matches(str(name), known, n=1)
     if near:
         return f"; did you mean {near[0]}?"
@@ -104,6 +105,19 @@ def _instant(name: str, value: str) -> datetime:
     except (ValueError, TypeError):
         raise ConfigError(f"parameter {name} is {value!r}, not an ISO instant such as 2026-01-31T00:00:00Z") from None
     return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
+
+
+def period(context: Context) -> tuple[datetime, datetime, bool] | None:
+    """The time that a run is about, and whether it is all that was asked for; None: the present.
+
+    That is its window, or of a scheduled run its data interval.
+    """
+    if window := requested_window(context):
+        return (*window, True)
+    run = context["dag_run"]
+    if run.run_type != "scheduled" or run.data_interval_start in (None, run.data_interval_end):
+        return None
+    return run.data_interval_start, run.data_interval_end, False
 
 
 def skip_unless_chosen(context: Context, table: str) -> None:

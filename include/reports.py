@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from include.sessions import Connection
+
 SALES_BY_MONTH = """
     select date_trunc('month', sales.date_key)::date as month, products.category, sum(sales.line_amount) as revenue
     from marts.fct_sales as sales
@@ -13,6 +15,12 @@ SALES_BY_MONTH = """
     group by 1, 2
 """
 """Revenue of kept orders, this month and the five before. One row per month and category."""
+
+
+def read_sales(warehouse: Connection) -> pd.DataFrame:
+    """The rows of `SALES_BY_MONTH`, as `monthly_sales` takes them."""
+    found = warehouse.execute(SALES_BY_MONTH)
+    return pd.DataFrame(found.fetchall(), columns=[column.name for column in found.description or ()])
 
 
 def monthly_sales(sales: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,12 +11,13 @@ from typing import Any, Protocol, TypeVar
 import psycopg
 import structlog
 from airflow.providers.postgres.hooks.postgres import PostgresHook
-from airflow.sdk import Asset, Context, Variable, get_current_context, task
+from airflow.sdk import Asset, BaseHook, Context, Variable, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowRuntimeError
 
 from include import parameters, retries, watermark
 from include.assets import tell_updated, warehouse_asset
 from include.batch import Batch, Horizon, LoadResult, Part, Window, to_text
+from include.connecting import Parameters, libpq_parameters
 from include.errors import ConfigError, StalledError, TerminalError, TransientError
 from include.extract.horizon import read_horizon
 from include.extract.table import Request, begin_extraction, extract_part, extract_table
@@ -37,8 +37,13 @@ T = TypeVar("T")
 @task(task_id="check_parameters")
 def check_parameters() -> None:
     """See that the run can do what it is asked for. Everything else waits for this: one mistake is one red task."""
+    context = get_current_context()
     with no_retry_for_terminal_errors():
-        parameters.check(get_current_context())
+        parameters.check(context)
+        if context["params"].get("dbt_select") or context["params"].get("dbt_vars"):
+            from include.dbt_tasks import check_selection  # which is built on this module
+
+            check_selection(context["params"])
 
 
 # multiple_outputs: Airflow would also store each entry of a returned dictionary by itself, a request each.
@@ -313,11 +318,13 @@ LEFT_BEHIND = """
 @contextmanager
 def session(conn_id: str, *, read_only: bool = False) -> Iterator[Connection]:
     """A pinned session through an Airflow connection; what the connection's extra says wins over our defaults."""
-    hook = PostgresHook(postgres_conn_id=conn_id)
-    extra = {"application_name": "elt_pipeline", **KEEPALIVE, **hook.connection.extra_dejson}
-    hook.connection.extra = json.dumps(extra)
+    told = reached(BaseHook.get_connection(conn_id), application_name="elt_pipeline", **KEEPALIVE)
+
+    def connect() -> Connection:
+        return psycopg.connect(**told)  # type: ignore[arg-type]
+
     try:
-        connection = hook.get_conn()
+        connection = connect()
     except psycopg.OperationalError as error:
         if retries.is_refused(retries.parameters_of(error)):
             said = str(error).strip()
@@ -325,14 +332,14 @@ def session(conn_id: str, *, read_only: bool = False) -> Iterator[Connection]:
         raise
     with connection:
         try:
-            pin(connection, read_only=read_only, connect=hook.get_conn)
+            pin(connection, read_only=read_only, connect=connect)
         except TerminalError as error:
             raise TerminalError(f"connection {conn_id!r}: {error}") from error
         pid = connection.info.backend_pid
         try:
             yield connection
         except StalledError:
-            with suppress(psycopg.Error), hook.get_conn() as other:
+            with suppress(psycopg.Error), connect() as other:
                 other.execute(LEFT_BEHIND, (pid,))
             raise
 
@@ -358,16 +365,28 @@ def marts_ready(marts: list[str]) -> None:
 
 def _refuse_clear_values(loader: Connection) -> None:
     """Look at what dbt's role owns, with its rights, and at what is staged. In most runs there is nothing there."""
-    from include.dbt_tasks import dbt_hook  # and with it Cosmos, which commands do without
+    from include.dbt_tasks import marts  # and with it Cosmos, which commands do without
 
     if not (digests := personal.awaited(loader)):
         return
-    with dbt_hook().get_conn() as connection:
-        found = personal.holders(pin(connection, read_only=True), digests)
+    with marts() as connection:
+        found = personal.holders(connection, digests)
     found += personal.holders(loader, digests)
     if found:
         raise TerminalError(personal.refusal(found))
     personal.forget(loader, digests)
+
+
+def reached(connection: Any, **defaults: str | int) -> Parameters:
+    """What libpq is told for an Airflow connection, as `PostgresHook` would; a cloud's token stands for the password.
+
+    Raises:
+        ConfigError: an extra can be no parameter; names it.
+    """
+    if connection.extra_dejson.get("iam"):
+        hook = PostgresHook(connection=connection)
+        connection.login, connection.password, connection.port = hook.get_iam_token(connection)
+    return libpq_parameters(connection, **defaults)
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from include.connecting import libpq_variables
+from include.errors import ConfigError
 from include.local import metadata, pipeline, ui
 from include.local.databases import ADMIN, SOURCE, WAREHOUSE, provision, require_tables
 from include.local.environment import (
@@ -25,6 +27,7 @@ from include.local.environment import (
     libpq_uri,
     needs_embedded_server,
     number,
+    parameters_of,
     user_environment,
     write_shell_file,
 )
@@ -54,7 +57,7 @@ def main() -> int:
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         return COMMANDS[given.command](installation(), given.arguments) or 0
-    except LocalError as error:
+    except (LocalError, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
     except (psycopg.OperationalError, OSError) as error:
         print(f"error: {_sentence(installation(), error)}", file=sys.stderr)
@@ -186,6 +189,8 @@ def execute(here: Installation, arguments: list[str]) -> int:
     computed = prepare(here)
     if arguments[0] in ("airflow", "python"):
         pipeline.migrate(here, computed)
+    if arguments[0] in ("dbt", "sqlfluff"):
+        computed |= libpq_variables(parameters_of(computed["AIRFLOW_CONN_WAREHOUSE_DBT"]))
     return subprocess.run(arguments, env=computed, check=False).returncode
 
 

@@ -11,12 +11,10 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
-from psycopg.pq import Conninfo
-
-from include.dbt_project import profile_environment
+from include.connecting import NOT_POSTGRES, Parameters, profile_variables, written_parameters
+from include.errors import ConfigError
 from include.files import write_whole
 from include.local.databases import ROLES, SOURCE, WAREHOUSE
 from include.local.dotenv import parse_env_file
@@ -41,8 +39,6 @@ PLACES = (
     "PYTHONPATH",
 )
 """Variables that are never taken from the user's shell."""
-
-LIBPQ_OPTIONS = {option.keyword.decode() for option in Conninfo.get_defaults()}
 
 SOURCED = "ELT_SOURCED"
 """Set by `.local/env`: a mark for each variable that came from there, and so is not the user's own."""
@@ -142,37 +138,37 @@ def connections(here: Installation, user: dict[str, str]) -> dict[str, str]:
 
 
 def libpq_uri(connection: str) -> str:
-    """An Airflow connection, written as URI or as JSON, as a libpq URI; options that libpq does not know are left out.
+    """An Airflow connection, written as URI or as JSON, as a libpq URI.
 
     Raises:
         LocalError: it is not a PostgreSQL connection with a host and a database.
     """
+    given = parameters_of(connection)
+    if not given.get("host") or not given.get("dbname"):
+        raise LocalError(f"{NOT_POSTGRES}, with host and schema")
+    host, port, dbname = given.pop("host"), given.pop("port", ""), quote(given.pop("dbname"), safe="")
+    login = quote(given.pop("user", ""), safe="") + "".join(
+        f":{quote(word, safe='')}" for word in [given.pop("password", "")] if word
+    )
+    if "," in host + port or host.startswith("/"):
+        given, host, port = {"host": host, **({"port": port} if port else {}), **given}, "", ""
+    elif ":" in host:
+        host = f"[{host}]"
+    query = urlencode(given, quote_via=quote)
+    place = (f"{login}@" if login else "") + host + (f":{port}" if port else "")
+    return f"postgresql://{place}/{dbname}" + (f"?{query}" if query else "")
+
+
+def parameters_of(connection: str) -> Parameters:
+    """What libpq is told for an Airflow connection, written as URI or as JSON.
+
+    Raises:
+        LocalError: it is not a PostgreSQL connection, or says something that libpq cannot be told.
+    """
     try:
-        kind, place, options = _from_json(connection) if connection.lstrip().startswith("{") else _from_uri(connection)
-    except (ValueError, TypeError, AttributeError):
-        kind, place, options = "", "", {}
-    if kind not in ("postgres", "postgresql") or not all(urlsplit(f"//{place}")[1:3]):
-        raise LocalError(
-            "an AIRFLOW_CONN_… variable is no PostgreSQL connection: "
-            "write postgresql://user:password@host:5432/database, or Airflow's JSON with host and schema"
-        )
-    query = urlencode({key: value for key, value in options.items() if key in LIBPQ_OPTIONS}, quote_via=quote)
-    return f"postgresql://{place}" + (f"?{query}" if query else "")
-
-
-def _from_uri(connection: str) -> tuple[str, str, dict[str, Any]]:
-    parts = urlsplit(connection)
-    options = dict(parse_qsl(parts.query))
-    return parts.scheme, parts.netloc + parts.path, options | json.loads(options.get("__extra__") or "{}")
-
-
-def _from_json(connection: str) -> tuple[str, str, dict[str, Any]]:
-    given = json.loads(connection)
-    login, password, host, schema = (str(given.get(name) or "") for name in ("login", "password", "host", "schema"))
-    extra = given.get("extra") or {}
-    user = quote(login, safe="") + (f":{quote(password, safe='')}" if password else "")
-    place = f"{user}@{host}:{given.get('port') or 5432}/{quote(schema, safe='')}" if host and schema else ""
-    return given.get("conn_type", ""), place, json.loads(extra) if isinstance(extra, str) else extra
+        return written_parameters(connection)
+    except ConfigError as error:
+        raise LocalError(str(error)) from error
 
 
 def airflow_settings(here: Installation, api_port: int) -> dict[str, str]:
@@ -226,7 +222,7 @@ def environment(here: Installation, user: dict[str, str], api_port: int = 8080) 
     places = {name: made[name] for name in PLACES}
     path = {"PATH": f"{BIN_DIR}:{user.get('PATH', '')}"}
     reached = connections(here, user)
-    dbt = profile_environment(libpq_uri(reached["AIRFLOW_CONN_WAREHOUSE_DBT"]))
+    dbt = profile_variables(parameters_of(reached["AIRFLOW_CONN_WAREHOUSE_DBT"]))
     return {**made, **user, **reached, **dbt, **path, **places, **_no_proxy(user)}
 
 

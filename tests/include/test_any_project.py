@@ -136,7 +136,7 @@ def selected(unique_id: str) -> list[str]:
     """What dbt selects for the task of a node."""
     command = ["list", "--output", "json", "--output-keys", "unique_id"]
     with TemporaryDirectory() as folder:
-        done = dbt_runner.invoke(command, folder, dbt_project.load_manifest({}), unique_id, dbt_runner.SILENT)
+        done = dbt_runner.invoke(command, folder, dbt_project.load_manifest({}), unique_id, options=dbt_runner.SILENT)
     assert done.success, done.exception
     return [json.loads(line)["unique_id"] for line in done.result]
 

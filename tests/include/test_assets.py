@@ -17,6 +17,7 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from include import dbt_project, dbt_runner, tasks
 from include.assets import tell_updated, warehouse_asset
+from include.connecting import profile_variables, written_parameters
 from include.dbt_tasks import DbtFreshness, _change
 from tests.conftest import Postgres
 from tests.projects import project, rendered
@@ -140,7 +141,7 @@ def test_a_stale_source_stops_what_reads_it_and_says_how_old_it_is(
     dsn = postgres.database()
     with psycopg.connect(dsn) as warehouse:
         warehouse.execute(f"create table charges as select 1 as id, now() - interval '{age}' as at")
-    profile = dbt_project.profile_environment(dsn)
+    profile = profile_variables(written_parameters(dsn))
     for name, value in profile.items():
         monkeypatch.setenv(name, value)
     task = dag.get_task("stripe.charges.freshness")

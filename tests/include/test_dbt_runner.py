@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +22,7 @@ from dbt_common.events.event_manager import EventManager
 from psycopg import sql
 
 from include import dbt_packages, dbt_project, dbt_runner, dbt_tasks
+from include.connecting import profile_variables, written_parameters
 from include.dbt_project import ROOT
 from include.errors import ConfigError
 from tests.conftest import Postgres
@@ -48,13 +50,15 @@ def build(dsn: str, monkeypatch: pytest.MonkeyPatch, name: str = "place", **vari
 
 
 def attempt(dsn: str, monkeypatch: pytest.MonkeyPatch, name: str = "place", **variables: Any) -> dbtRunnerResult:
-    profile = dbt_project.profile_environment(dsn)
+    parameters = written_parameters(dsn)
+    profile = profile_variables(parameters)
     for key, value in profile.items():
         monkeypatch.setenv(key, value)
+    period = variables.pop("period", None)
     command = ["run", "--select", name, "--vars", json.dumps(variables)]
     with TemporaryDirectory() as folder:
         manifest = dbt_project.load_manifest(profile, variables)
-        return dbt_runner.invoke(command, folder, manifest, only=f"model.elt.{name}")
+        return dbt_runner.invoke(command, folder, manifest, only=f"model.elt.{name}", reached=parameters, period=period)
 
 
 def relations(dsn: str) -> list[str]:
@@ -185,6 +189,45 @@ def test_dates_in_the_project_stay_dates(project: Path) -> None:
     (project / "models/days.yml").write_text("models: [{name: days, config: {begin: 2024-01-01}}]")
     days = dbt_project.load_manifest({}).nodes["model.elt.days"].config
     assert (days.begin.year, days.begin.month) == (2024, 1), "an ExtType, where dbt's own decoder is not used"
+
+
+def test_batches_are_those_of_the_period(project: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = "materialized='incremental', incremental_strategy='microbatch', event_time='at', batch_size='day'"
+    config += ", begin='2024-01-08', lookback=1, unique_key='at'"
+    batch = "'{{ model.batch.event_time_start }}'::timestamptz as at, {{ var('run') }} as run"
+    (project / "models/days.sql").write_text(f"{{{{ config({config}) }}}} select {batch}")
+    dsn = postgres.database()
+
+    def built(run: int, first: int, last: int, is_all: bool = False) -> list[int]:
+        """The days that a run about a period of January 2024 built."""
+        start, end = (datetime(2024, 1, day, tzinfo=UTC) for day in (first, last))
+        build(dsn, monkeypatch, "days", run=run, period=dbt_runner.Period(start, end, is_all))
+        with psycopg.connect(dsn) as warehouse:
+            query = "select extract(day from at at time zone 'utc')::int from analytics.days where run = %s order by 1"
+            return [day for (day,) in warehouse.execute(query, (run,))]
+
+    assert built(1, 10, 11) == [8, 9, 10], "the first run begins where the model says"
+    assert built(2, 12, 13) == [11, 12], "with its lookback, and nothing of today"
+    assert built(3, 14, 18) == [13, 14, 15, 16, 17], "a long interval has no gaps"
+    assert built(4, 9, 11, is_all=True) == [9, 10], "a backfill is of its own days"
+
+
+def test_a_selection_or_variables_that_come_to_nothing_say_what_there_is(
+    project: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "models/extra.sql").write_text("{{ config(enabled=var('extra', false)) }} select 1 as id")
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", postgres.database())
+    monkeypatch.delenv("AIRFLOW_CONN_WAREHOUSE_DBT", raising=False)
+    for good in ({"dbt_select": "place +place"}, {"dbt_select": "path:models"}, {"dbt_vars": {"extra": False}}):
+        dbt_tasks.check_selection(good)
+    for bad, said in (
+        ({"dbt_select": "place plase"}, "parameter dbt_select: 'plase' selects nothing; did you mean place\\?"),
+        ({"dbt_select": "tag:none"}, "parameter dbt_select: 'tag:none' selects nothing; there are place"),
+        ({"dbt_select": "no:such"}, "dbt cannot select 'no:such'"),
+        ({"dbt_vars": {"extra": True}}, "parameter dbt_vars enables model.elt.extra, which has no task"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            dbt_tasks.check_selection(bad)
 
 
 def test_packages_are_installed_followed_and_gone_when_they_are_removed(
@@ -365,7 +408,7 @@ def test_a_node_is_run_alone_whatever_is_called_like_it(
     with psycopg.connect(dsn) as warehouse:
         warehouse.execute("create schema analytics; create view analytics.billing as select 1 as id")
         warehouse.execute("create table analytics.fct_sales as select 1 as id")
-    profile = dbt_project.profile_environment(dsn)
+    profile = profile_variables(written_parameters(dsn))
     for name, value in profile.items():
         monkeypatch.setenv(name, value)
 

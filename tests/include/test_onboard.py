@@ -21,7 +21,7 @@ from dbt.cli.main import dbtRunner
 from psycopg import sql
 
 from include.catalog import columns_of
-from include.dbt_project import profile_environment
+from include.connecting import profile_variables, written_parameters
 from include.errors import ConfigError, TerminalError
 from include.extract.horizon import read_horizon
 from include.local.environment import ROOT
@@ -123,7 +123,9 @@ def build(pipeline: Pipeline, root: Path, command: str = "build") -> None:
     for spec in specs_in(root):
         if spec.source == "crm":
             pipeline.run(spec)
-    environment = profile_environment(pipeline.warehouse_dsn) | {"DBT_TARGET_PATH": str(root / "target")}
+    environment = profile_variables(written_parameters(pipeline.warehouse_dsn)) | {
+        "DBT_TARGET_PATH": str(root / "target")
+    }
     folders = [
         "--project-dir",
         str(root / "dbt"),

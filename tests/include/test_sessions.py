@@ -12,7 +12,7 @@ from airflow.sdk import Connection
 from psycopg import sql
 
 from include import tasks
-from include.dbt_project import profile_environment
+from include.connecting import profile_variables
 from include.errors import StalledError, TerminalError
 from include.extract.stream import stream
 from include.sessions import asked_settings
@@ -243,7 +243,7 @@ def test_a_database_that_is_named_in_the_extra_alone_is_everybodys(shop: Callabl
     with tasks.session("shop", read_only=True) as connection:
         database = connection.info.dbname
     assert database == psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
-    environment = profile_environment(tasks.PostgresHook("shop").connection.get_uri())
+    environment = profile_variables(tasks.reached(tasks.BaseHook.get_connection("shop")))
     assert environment["DBT_DBNAME"] == database
 
 

@@ -29,7 +29,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from psycopg.conninfo import conninfo_to_dict
 
 from include import retries
-from include.dbt_project import PROJECT_DIR, dbt_environment, profile_environment
+from include.connecting import profile_variables, written_parameters
+from include.dbt_project import PROJECT_DIR, dbt_environment
 from include.local.environment import ROOT
 from tests.conftest import Postgres
 
@@ -156,7 +157,7 @@ def test_dbt_verifies_as_well(server: Server, tmp_path: Path) -> None:
     command += ["--profiles-dir", str(PROJECT_DIR), "--log-path", str(tmp_path)]
 
     def debug(root: Path) -> subprocess.CompletedProcess[str]:
-        environment = {**dbt_environment(), **profile_environment(server.uri(root))}
+        environment = {**dbt_environment(), **profile_variables(written_parameters(server.uri(root)))}
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
     good, bad = debug(server.trusted), debug(server.stranger)

@@ -121,21 +121,21 @@ def test_variables_of_a_sourced_shell_file_are_not_the_users_own(
         ("postgres://h/db", "postgresql://h/db"),
         (
             OWN + "?sslmode=require&cursor=dictcursor&__extra__=%7B%22connect_timeout%22%3A+5%7D",
-            OWN + "?sslmode=require&connect_timeout=5",
+            OWN + "?connect_timeout=5",
         ),
         (
             json.dumps({"conn_type": "postgres", "host": "h", "schema": "d b", "login": "me@x", "password": "p@s/w"}),
-            "postgresql://me%40x:p%40s%2Fw@h:5432/d%20b",
+            "postgresql://me%40x:p%40s%2Fw@h/d%20b",
         ),
         (
             json.dumps(
                 {"conn_type": "postgres", "host": "h", "port": 1, "schema": "d", "extra": '{"sslmode":"allow"}'}
             ),
-            "postgresql://@h:1/d?sslmode=allow",
+            "postgresql://h:1/d?sslmode=allow",
         ),
         (
             json.dumps({"conn_type": "postgres", "host": "h", "schema": "d", "extra": {"sslmode": "allow"}}),
-            "postgresql://@h:5432/d?sslmode=allow",
+            "postgresql://h/d?sslmode=allow",
         ),
     ],
 )
