@@ -60,7 +60,8 @@ def draw(manifest: Mapping[str, Any]) -> dict[str, Any]:
     An ephemeral model, or an empty one, is nobody's task: what depends on it depends on its parents.
 
     Returns:
-        `nodes`, `sources` and `tests` by dbt's unique id, each with its place, and `reading_order`, pairs of tables.
+        `nodes`, `sources` and `tests` by dbt's unique id, each with its place; `reading_order`, pairs of tables;
+        `hooks`, the ends of a run at which there are any, by dbt's names; `schemas`, in which dbt makes something.
     """
     drawing = _Drawing(manifest)
     return {
@@ -69,6 +70,8 @@ def draw(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "sources": {key: drawing.source(node) for key, node in drawing.sources.items()},
         "tests": {key: drawing.test(node) for key, node in sorted(drawing.tests.items())},
         "reading_order": sorted(drawing.references()),
+        "hooks": sorted({tag for node in drawing.hooks for tag in node["tags"]}),
+        "schemas": sorted(drawing.schemas()),
     }
 
 
@@ -81,6 +84,7 @@ class _Drawing:
         self.built = {key: node for key, node in enabled.items() if node["resource_type"] in BUILT}
         self.built = {key: node for key, node in self.built.items() if key not in self.passed}
         self.tests = {key: node for key, node in enabled.items() if node["resource_type"] == "test"}
+        self.hooks = [node for node in enabled.values() if node["resource_type"] == "operation"]
         self.sources: dict[str, Node] = dict(manifest["sources"])
         self.names = {node["name"] for node in (*self.built.values(), *self.sources.values())}
         self.groups = {(group["package_name"], group["name"]): group for group in manifest.get("groups", {}).values()}
@@ -129,14 +133,18 @@ class _Drawing:
     def test(self, node: Node) -> Node:
         parents = self._parents(node)
         place, task_id = self._test_id(node, parents)
-        return self._drawn(node) | {
-            "title": node["name"],
-            "last": self._last(parents),
-            "parents": parents,
-            "blocks": sorted(self._blocked_by(node)),
-            "place": place,
-            "task_id": task_id,
-        }
+        return (
+            self._drawn(node)
+            | {
+                "title": node["name"],
+                "last": self._last(parents),
+                "parents": parents,
+                "blocks": sorted(self._blocked_by(node)),
+                "place": place,
+                "task_id": task_id,
+            }
+            | ({"kept_in": node["schema"]} if node["config"].get("store_failures") else {})
+        )
 
     def _drawn(self, node: Node) -> Node:
         drawn = {name: node[name] for name in _NODE if node.get(name) is not None}
@@ -209,6 +217,11 @@ class _Drawing:
         near = self._near(test)
         below = set.intersection(*(self.below[parent] for parent in near)) if near else set()
         return (each for each in below if each in self.built and below.isdisjoint(self.parents[each]))
+
+    def schemas(self) -> set[str]:
+        """Where dbt makes something: of tests, those that keep the rows which fail them."""
+        kept = (node for node in self.tests.values() if node["config"].get("store_failures"))
+        return {node["schema"] for node in (*self.built.values(), *kept)}
 
     def references(self) -> Iterator[tuple[str, str]]:
         """(child, parent) of every `relationships` test between two tables to load."""

@@ -18,7 +18,7 @@ LONGEST_LAYER, LONGEST_GROUP, LONGEST_TASK = 50, 80, 100
 RESERVED_LAYERS = frozenset({"seeds", "snapshots", "functions", "models", "tests"})
 """Groups that rendering makes itself, whatever the folders and sources are called."""
 
-RESERVED_TASKS = frozenset({"check_parameters", "horizon", "marts_ready", "on_run_end", "on_run_start"})
+RESERVED_TASKS = frozenset({"all_built", "check_parameters", "horizon", "marts_ready", "on_run_end", "on_run_start"})
 """Tasks that stand among groups."""
 
 _PLAIN = re.compile("[A-Za-z0-9_-]+")

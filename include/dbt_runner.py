@@ -11,7 +11,7 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from copy import copy, deepcopy
@@ -29,7 +29,6 @@ from dbt.adapters.exceptions import FailedToConnectError
 from dbt.adapters.factory import reset_adapters
 from dbt.adapters.postgres import connections
 from dbt.adapters.postgres.connections import PostgresConnectionManager
-from dbt.artifacts.schemas.results import RunStatus
 from dbt.cli import requires
 from dbt.cli.main import cli, dbtRunner, dbtRunnerResult
 from dbt.contracts.files import FilePath
@@ -45,7 +44,7 @@ from dbt_common.events.base_types import EventLevel
 from dbt_common.events.event_manager import EventManager
 from dbt_common.tests import enable_test_caching
 
-from include import retries
+from include import dbt_hooks, retries
 from include.connecting import Parameters
 from include.dbt_project import PROFILE, PROFILE_VARIABLES, PROJECT_DIR, TARGET, UNSET
 from include.errors import ConfigError
@@ -66,7 +65,7 @@ SILENT = ("--no-use-colors", "--log-level", "none", "--log-level-file", "none")
 """Nothing is shown but the error that ends it."""
 
 
-_only: ContextVar[str | None] = ContextVar("only", default=None)
+_only: ContextVar[Set[str] | None] = ContextVar("only", default=None)
 
 
 class Period(NamedTuple):
@@ -82,25 +81,29 @@ def invoke(
     command: list[str],
     folder: str,
     manifest: Manifest | None,
-    only: str | None = None,
+    only: str | Set[str] | None = None,
     reached: Parameters | None = None,
     period: Period | None = None,
+    run: dbt_hooks.Run | None = None,
     options: Sequence[str] = LEAN,
 ) -> dbtRunnerResult:
     """Run a dbt command on the project in this process; what it writes goes below `folder`.
 
     Args:
         manifest: What the project was parsed to. It stays as it is: the next invocation is as if it were the first.
-        only: dbt's unique id of the one node to run, if the command's own selection holds it; None: all that it holds.
+        only: dbt's unique id of the one node to run, or of several, if the command's own selection holds them; None:
+            all that it holds.
         reached: What libpq is told for its sessions; None: what the profile says.
         period: Of which time a microbatch model builds its batches; None: of now.
+        run: What it is a part of, if it is not all.
     """
+    dbt_hooks.current[:] = [run] if run else []
     _reached.update(reached or {})
     _periods[:] = [period] if period else []
     places = ["--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR), "--profile", PROFILE]
     places += ["--target", TARGET, "--log-path", folder, "--no-send-anonymous-usage-stats"]
     _finals.clear()
-    token = _only.set(only)
+    token = _only.set({only} if isinstance(only, str) else only)
     if "--target-path" not in command and command[0] != "deps":
         places += ["--target-path", str(Path(folder) / "target")]
     try:
@@ -158,7 +161,7 @@ def _get_selected_alone(selector: NodeSelector, spec: SelectionSpec, *rest: Any,
     only = _only.get()
     if only is None:
         return _get_selected(selector, spec, *rest, **more)
-    selected = {only} & set(selector.graph.nodes())
+    selected = only & set(selector.graph.nodes())
     if selected and spec != parse_difference(None, None):  # without a person's selection it is everything
         selected &= _get_selected(selector, spec, *rest, **more)
     return selector.filter_selection(selected)
@@ -167,16 +170,16 @@ def _get_selected_alone(selector: NodeSelector, spec: SelectionSpec, *rest: Any,
 NodeSelector.get_selected = _get_selected_alone
 
 
-def _fresh(manifest: Manifest, only: str | None) -> Manifest:
+def _fresh(manifest: Manifest, only: str | Set[str] | None) -> Manifest:
     """A manifest for one invocation: dbt writes what it compiles into the nodes that it runs.
 
-    Those are the node itself and the ephemeral models that are put into it; all others are shared.
+    Those are the one node itself and the ephemeral models that are put into it; all others are shared.
     """
     fresh = copy(manifest)
     fresh._macros_by_name, fresh._macros_by_package = manifest.get_macros_by_name(), manifest.get_macros_by_package()
     for part in ("nodes", "unit_tests", "functions"):
         nodes = getattr(manifest, part)
-        touched = nodes.keys() if only is None else {only, *_put_into(manifest, only)} & nodes.keys()
+        touched = {only, *_put_into(manifest, only)} & nodes.keys() if isinstance(only, str) else nodes.keys()
         setattr(fresh, part, {**nodes, **deepcopy({unique_id: nodes[unique_id] for unique_id in touched})})
     fresh.build_flat_graph()
     return fresh
@@ -275,21 +278,6 @@ def _compile_once(environment: MacroFuzzEnvironment, source: str) -> CodeType:
 
 
 MacroFuzzEnvironment.compile = _compile_once
-
-_run_hooks = RunTask.safe_run_hooks
-
-
-def _run_hooks_if_any(task: RunTask, adapter: Any, hook_type: Any, extra_context: dict[str, Any]) -> RunStatus:
-    """dbt opens a connection before and after each node, before it looks whether the project has hooks.
-
-    Unnecessary once it looks first.
-    """
-    return (
-        _run_hooks(task, adapter, hook_type, extra_context) if task.get_hooks_by_type(hook_type) else RunStatus.Success
-    )
-
-
-RunTask.safe_run_hooks = _run_hooks_if_any
 
 _create_schemas = RunTask.create_schemas
 _created: set[tuple[Any, ...]] = set()

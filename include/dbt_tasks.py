@@ -8,16 +8,19 @@ than most models. These subclasses keep what its operators give (one node a task
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
+from uuid import NAMESPACE_URL, uuid5
 
 import psycopg
-from airflow.sdk import BaseHook, Connection, Context, get_current_context
+import structlog
+from airflow.sdk import BaseHook, BaseOperator, Connection, Context, get_current_context
 from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
@@ -37,21 +40,32 @@ from cosmos.operators.local import (
 
 from include import dbt_vars, parameters
 from include.assets import tell_updated, warehouse_asset
-from include.connecting import profile_variables
+from include.connecting import Parameters, profile_variables
 from include.dbt_project import load_manifest
 from include.errors import ConfigError
-from include.failing import plainly
+from include.failing import WARNING, plainly
 from include.sessions import KEEPALIVE, pin
 from include.tasks import no_retry_for_terminal_errors, reached
 
+log = structlog.get_logger(__name__)
+
 if TYPE_CHECKING:
     from dbt.cli.main import dbtRunnerResult
+    from dbt.contracts.graph.manifest import Manifest
 
 CONNECTIONS = ("warehouse_dbt", "warehouse")
 """Connections dbt may use, best first: a role of its own, else the one that loads."""
 
+ON_RUN_END = "on-run-end"
+
+HOOKS = {"on-run-start": "on_run_start", ON_RUN_END: "on_run_end"}
+"""dbt's names of the two ends of a run, and the tasks that run the hooks there."""
+
+OUTCOME = "dbt_outcome"
+"""XCom of a dbt task, where the project has hooks at a run's end: what they are told of the node."""
+
 FAILING_ROWS = "failing_rows"
-"""XCom of a test that failed: the table in which dbt keeps the rows."""
+"""XCom of a test that failed or warns: the table in which dbt keeps the rows."""
 
 FAILED_ROWS = "failed_rows"
 """XCom of a test that failed: how many rows did."""
@@ -132,12 +146,7 @@ class _InProcess(DbtLocalBaseOperator):
         with plainly():
             params = context["params"]
             self.select = params.get("dbt_select") or None
-            if variables := params.get("dbt_vars"):
-                try:
-                    dbt_vars.check(variables)
-                except ConfigError as error:
-                    raise AirflowFailException(str(error)) from None
-                self.vars = {**(self.vars or {}), **variables}
+            self.vars = _variables(params)
             if params.get("full_refresh") and hasattr(self, "full_refresh"):
                 self.full_refresh = True
             super().execute(context, **kwargs)
@@ -146,28 +155,41 @@ class _InProcess(DbtLocalBaseOperator):
         self, cmd: list[str], env: dict[str, Any], context: Context, *args: Any, **kwargs: Any
     ) -> dbtRunnerResult:
         """Invoke dbt on the node; `cmd` is Cosmos's command line without its project and profile flags."""
-        from include.dbt_runner import (  # and with it dbt, which takes a second: not where a DAG is parsed
-            Period,
-            invoke,
-        )
+        # and with them dbt, which takes a second: not where a DAG is parsed
+        from include.dbt_hooks import Run, has_hooks, outcome
+        from include.dbt_runner import Period, invoke
 
+        told, profile, manifest = _opened(self.vars)
         with no_retry_for_terminal_errors():
-            told = reached(dbt_connection(), application_name="elt_dbt", **KEEPALIVE)
-            profile = profile_variables(told)
-            manifest = load_manifest(profile, self.vars)
             about = parameters.period(context)
-        period, own = about and Period(*about), self.extra_context["dbt_unique_id"]
+        period, own, run = about and Period(*about), self.extra_context["dbt_unique_id"], Run(_invocation_id(context))
         with TemporaryDirectory() as folder, environ(env | profile):
-            result = invoke(cmd[1:], folder, manifest, only=own, reached=told, period=period)
+            result = invoke(cmd[1:], folder, manifest, only=own, reached=told, period=period, run=run)
+            if has_hooks(manifest, ON_RUN_END):
+                for each in getattr(result.result, "results", ()):
+                    context["ti"].xcom_push(OUTCOME, outcome(each))
             self.store_compiled_sql(folder, context)
             self.template_fields = ("select", "vars", "compiled_sql")
             self._override_rtif(context)
         self.check_nodes(result)
         if not result.success:
             self.conclude(result)
+        self.warn(result)
         if asset := self.extra_context.get("asset"):
             tell_updated(context, warehouse_asset(*asset), _change(result.result.results))
         return result
+
+    def warn(self, result: dbtRunnerResult) -> None:
+        """Have a warning of dbt's seen: in the log, and as the task's XCom on the page and at the end of `make run`."""
+        for each in result.result.results:
+            if each.status == "warn":
+                said = self.warning(each)
+                log.warning(said)
+                get_current_context()["ti"].xcom_push(WARNING, said)
+
+    def warning(self, result: Any) -> str:
+        """What a result warns of, in one sentence."""
+        return f"{result.node.name}: {result.message}"
 
     def check_nodes(self, result: dbtRunnerResult) -> None:
         """Make sure that dbt ran this task's node and no other, unless the run has left it out."""
@@ -187,15 +209,81 @@ class _InProcess(DbtLocalBaseOperator):
 
     def conclude(self, result: dbtRunnerResult) -> None:
         """Turn a failed invocation into the task's error: retried where the server or the network failed, else not."""
-        from include.dbt_runner import may_pass
+        _fail(result, getattr(result.result, "results", ()))
 
-        problems = [str(result.exception)] if result.exception else []
-        problems += [f"{each.node.name}: {each.message}" for each in getattr(result.result, "results", ())]
-        # dbt wrote what it compiled to a folder that is gone: it is what the tab Rendered Templates shows.
-        message = "; ".join(re.sub(r"\s*compiled code at \S+", "", problem) for problem in problems)
-        if may_pass():
-            raise AirflowException(message)
-        raise AirflowFailException(message)
+
+def _opened(variables: Mapping[str, Any] | None) -> tuple[Parameters, Parameters, Manifest]:
+    """What libpq is told, what the profile is told, and what the project was parsed to."""
+    with no_retry_for_terminal_errors():
+        told = reached(dbt_connection(), application_name="elt_dbt", **KEEPALIVE)
+        profile = profile_variables(told)
+        return told, profile, load_manifest(profile, variables)
+
+
+def _variables(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The dbt variables of a run."""
+    variables = params.get("dbt_vars") or {}
+    with no_retry_for_terminal_errors():
+        dbt_vars.check(variables)
+    return variables
+
+
+def _invocation_id(context: Context) -> str:
+    """dbt's id of the run: one for all its tasks."""
+    return str(uuid5(NAMESPACE_URL, f"{context['dag_run'].dag_id}/{context['run_id']}"))
+
+
+def _fail(result: dbtRunnerResult, results: Sequence[Any]) -> NoReturn:
+    """Turn a failed invocation into the task's error: retried where the server or the network failed, else not."""
+    from include.dbt_runner import may_pass
+
+    problems = [str(result.exception)] if result.exception else []
+    problems += [f"{each.node.name}: {each.message}" for each in results]
+    # dbt wrote what it compiled to a folder that is gone: it is what the tab Rendered Templates shows.
+    message = "; ".join(re.sub(r"\s*compiled code at \S+", "", problem) for problem in problems)
+    raise (AirflowException if may_pass() else AirflowFailException)(message)
+
+
+class DbtHooks(BaseOperator):
+    """Runs the hooks at one end of a run, those of packages too: once, as `dbt build` does.
+
+    Args:
+        end: `on-run-start` or `on-run-end`.
+        tasks: The tasks of the DAG's nodes, by dbt's unique id.
+        is_all: Whether those are all of the project's.
+    """
+
+    def __init__(self, *, end: str, tasks: Mapping[str, str], is_all: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.end, self.tasks, self.is_all = end, tasks, is_all
+
+    def execute(self, context: Context) -> None:
+        from include.dbt_hooks import Run
+        from include.dbt_runner import invoke
+
+        params = context["params"]
+        with plainly():
+            variables = _variables(params)
+            told, profile, manifest = _opened(variables)
+            command = ["build", "--vars", json.dumps(variables), "--exclude-resource-type", "unit_test"]
+            command += ["--select", *params["dbt_select"].split()] if params.get("dbt_select") else []
+            command += ["--full-refresh"] if params.get("full_refresh") else []
+            run = Run(_invocation_id(context), self.end, self._outcomes(context) if self.end == ON_RUN_END else {})
+            with TemporaryDirectory() as folder, environ({**os.environ, **profile}):
+                only = None if self.is_all else self.tasks.keys()
+                result = invoke(command, folder, manifest, only=only, reached=told, run=run)
+            failed = [
+                each
+                for each in getattr(result.result, "results", ())
+                if each.node.resource_type == "operation" and each.status != "success"
+            ]
+            if result.exception or failed:
+                _fail(result, failed)
+
+    def _outcomes(self, context: Context) -> dict[str, Any]:
+        """What the run's tasks have kept of their nodes, by unique id."""
+        found = {key: context["ti"].xcom_pull(task_ids=each, key=OUTCOME) for key, each in self.tasks.items()}
+        return {key: value for key, value in found.items() if value}
 
 
 def _change(results: Sequence[Any]) -> dict[str, Any] | None:
@@ -230,19 +318,30 @@ class DbtFunction(_InProcess, DbtBuildLocalOperator):
 class DbtFreshness(_InProcess, DbtSourceLocalOperator):
     """Looks how old a source table of somebody else's is. A retry finds it older."""
 
+    def warning(self, result: Any) -> str:
+        return (
+            f"source {result.node.source_name}.{result.node.name} is stale: its newest row is of "
+            f"{result.max_loaded_at:%Y-%m-%d %H:%M:%S} UTC, {timedelta(seconds=round(result.age))} ago; "
+            f"ask who loads it, or change `freshness:` in {result.node.original_file_path}"
+        )
+
     def conclude(self, result: dbtRunnerResult) -> None:
         for each in [] if result.exception else result.result.results:
             if each.status == "error":
-                raise AirflowFailException(
-                    f"source {each.node.source_name}.{each.node.name} is stale: its newest row is of "
-                    f"{each.max_loaded_at:%Y-%m-%d %H:%M:%S} UTC, {timedelta(seconds=round(each.age))} ago; "
-                    f"ask who loads it, or change `freshness:` in {each.node.original_file_path}"
-                )
+                raise AirflowFailException(self.warning(each))
         super().conclude(result)
 
 
 class DbtTest(_InProcess, DbtTestLocalOperator):
     """Runs one data test. Failing rows fail the task at once: a retry finds the same rows."""
+
+    def warning(self, result: Any) -> str:
+        """What a test with `severity: warn` or `warn_if` found; its rows are kept as those of one that fails."""
+        if rows := result.node.relation_name:
+            get_current_context()["ti"].xcom_push(FAILING_ROWS, result.node.alias)
+        return f"dbt test {result.node.name} warns of {result.failures:,} row{'s' * (result.failures != 1)}" + (
+            f". They are in the task's tab Failing rows: select * from {rows}" if rows else ""
+        )
 
     def conclude(self, result: dbtRunnerResult) -> None:
         failed = [] if result.exception else [each for each in result.result.results if each.status == "fail"]

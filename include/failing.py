@@ -21,6 +21,9 @@ log = structlog.get_logger(__name__)
 ERROR = "error"
 """XCom of a task that failed: why, as its log says it last. The page Pipeline health shows it."""
 
+WARNING = "warning"
+"""XCom of a task that succeeded and warns: of what, in one sentence. The page and the end of `make run` show it."""
+
 MAX_CHARACTERS = 2000
 
 WIDTH = 110

@@ -232,19 +232,20 @@ def committed_before(warehouse: Connection, run_ids: Sequence[str]) -> dict[str,
     return found
 
 
-def read_failing_rows(warehouse: Connection, table: str) -> FailingRows:
+def read_failing_rows(warehouse: Connection, table: str, schema: str = FAILURES_SCHEMA) -> FailingRows:
     """The first rows that dbt keeps of a test, as its latest run left them.
 
     Args:
         warehouse: A pinned session of a role that reads dbt's schema of failures.
         table: Name of the table there; whatever else it is, it is no other schema's.
+        schema: Where dbt keeps them, as the project says.
     """
-    columns = [column.name for column in columns_of(warehouse, FAILURES_SCHEMA, table)]
+    columns = [column.name for column in columns_of(warehouse, schema, table)]
     if not columns:
         return FailingRows(table)
     shown = [sql.SQL("left({}::text, {})").format(sql.Identifier(name), MAX_CHARACTERS) for name in columns]
     query = sql.SQL("select {} from {} limit {}").format(
-        sql.SQL(", ").join(shown), sql.Identifier(FAILURES_SCHEMA, table), MAX_ROWS + 1
+        sql.SQL(", ").join(shown), sql.Identifier(schema, table), MAX_ROWS + 1
     )
     rows = warehouse.execute(query).fetchall()
     return FailingRows(table, columns, rows[:MAX_ROWS], is_all=len(rows) <= MAX_ROWS)

@@ -135,10 +135,13 @@ def table(name: str, metadata: SessionDep, user: GetUserDep) -> Response:
 def failures(run_id: str, task_id: str, metadata: SessionDep) -> Response:
     """The rows that failed a dbt test, as its latest run left them."""
     name, found, problem = health_runs.rows_of(metadata, run_id, task_id), None, None
+    tests = json.loads(graph_path().read_text(encoding="utf-8"))["tests"].values()
+    kept = (test["kept_in"] for test in tests if task_id == f"{test['place']}.{test['task_id']}" and "kept_in" in test)
+    schema = next(kept, health.FAILURES_SCHEMA)
     if name:
         try:
             with look(dbt_connection) as warehouse:
-                found = health.read_failing_rows(warehouse, name)
+                found = health.read_failing_rows(warehouse, name, schema)
         except UNSEEN as error:
             problem = said(error, "warehouse")
     return _page(
@@ -147,7 +150,7 @@ def failures(run_id: str, task_id: str, metadata: SessionDep) -> Response:
         name=name,
         found=found,
         problem=problem,
-        schema=health.FAILURES_SCHEMA,
+        schema=schema,
     )
 
 
@@ -283,5 +286,5 @@ _ENVIRONMENT.filters |= {
     "task_link": _task_link,
     "exact": to_text,
 }
-_ENVIRONMENT.globals |= {"holder": verdict.holder, "held_after": verdict.HELD_AFTER}
+_ENVIRONMENT.globals |= {"holder": verdict.holder, "held_after": verdict.HELD_AFTER, "states": verdict.STATES}
 TEMPLATE = _ENVIRONMENT.get_template("health.html.jinja")

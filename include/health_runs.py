@@ -15,11 +15,11 @@ from airflow.models.deadline import Deadline
 from airflow.models.errors import ParseImportError
 from airflow.models.xcom import XComModel
 from airflow.secrets.metastore import MetastoreBackend
-from sqlalchemy import case, func, select
+from sqlalchemy import and_, case, func, select
 from sqlalchemy.orm import Session
 
 from include.dbt_tasks import FAILING_ROWS
-from include.failing import ERROR
+from include.failing import ERROR, WARNING
 from include.verdict import DagState, Failure
 
 DAG_ID = "elt_pipeline"
@@ -85,7 +85,7 @@ def ended_runs(metadata: Session) -> Sequence[Any]:
 
 
 def still_failing(metadata: Session, dag_ids: Set[str] = DAGS.keys()) -> list[Failure]:
-    """Tasks of the DAGs as they are now that failed in a run, and that no newer run has done; the newest run first.
+    """Tasks of the DAGs as they are now that failed or warned in a run, and that no newer run has done. Newest first.
 
     What a backfill was to read no other run reads: there a task has failed until that very run has done it.
     """
@@ -120,10 +120,13 @@ def _not_done_since(metadata: Session, dag_id: str) -> list[Failure]:
 def _failures(metadata: Session, *conditions: Any) -> list[Failure]:
     columns = (TaskInstance.dag_id, TaskInstance.run_id, TaskInstance.task_id, TaskInstance.map_index)
     query = select(*columns, TaskInstance.state, TaskInstance.rendered_map_index)
-    query = query.where(TaskInstance.state.in_(FAILED), *conditions)
-    rows = metadata.execute(query.order_by(TaskInstance.start_date.desc(), TaskInstance.task_id)).all()
+    query = query.where(*conditions).order_by(TaskInstance.start_date.desc(), TaskInstance.task_id)
+    warning = and_(*(getattr(XComModel, column.key) == column for column in columns), XComModel.key == WARNING)
+    warned = query.join(XComModel, warning).where(TaskInstance.state == "success")
+    rows = [*metadata.execute(query.where(TaskInstance.state.in_(FAILED))), *metadata.execute(warned)]
     left = select(*(getattr(XComModel, column.key) for column in columns), XComModel.key, XComModel.value)
-    left = left.where(XComModel.run_id.in_({row.run_id for row in rows}), XComModel.key.in_([FAILING_ROWS, ERROR]))
+    kept = XComModel.key.in_([FAILING_ROWS, ERROR, WARNING])
+    left = left.where(XComModel.run_id.in_({row.run_id for row in rows}), kept)
     values = {tuple(key): value for *key, value in metadata.execute(left)}
     return [
         Failure(
@@ -132,7 +135,7 @@ def _failures(metadata: Session, *conditions: Any) -> list[Failure]:
             row.map_index,
             row.state,
             table=values.get((*row[:4], FAILING_ROWS)),
-            error=values.get((*row[:4], ERROR)),
+            error=values.get((*row[:4], WARNING if row.state == "success" else ERROR)),
             label=row.rendered_map_index,
             dag_id=row.dag_id,
         )

@@ -23,7 +23,8 @@ ENDED = ("success", "failed", "skipped", "upstream_failed")
 class Task:
     """A task of a run: its state (None while it waits) and how long its last try took, in seconds.
 
-    `map_index` counts the tasks that one became, from 0; -1 where it stands alone.
+    `map_index` counts the tasks that one became, from 0; -1 where it stands alone. `warning` is what it warns of, where
+    it succeeded all the same.
     """
 
     task_id: str
@@ -31,6 +32,7 @@ class Task:
     state: str | None
     seconds: float
     map_index: int = -1
+    warning: str | None = None
 
     @property
     def name(self) -> str:
@@ -124,12 +126,16 @@ class Console:
         self.line()
         models, tests = [task for task in tasks if task.is_model], [task for task in tasks if task.is_test]
         for what, group in (("dbt models", models), ("dbt tests", tests)):
-            passed = sum(task.state == "success" for task in group)
+            warned = sum(task.warning is not None for task in group)
+            passed = sum(task.state == "success" for task in group) - warned
             failed = sum(task.state == "failed" for task in group)
-            counts = {"failed": failed, "not run": len(group) - passed - failed}
+            counts = {"failed": failed, "warned": warned, "not run": len(group) - passed - failed - warned}
             rest = "".join(f", {count} {name}" for name, count in counts.items() if count)
             self.line(f"{what:<12}{passed} of {len(group)} passed{rest}")
         self.line(f"{'time':<12}{self.elapsed():.0f} seconds, {len(tasks)} Airflow tasks")
+        for task in tasks:
+            if task.warning:
+                self.line(f"\n! {task.name}\n  {task.warning}")
         self.line()
 
 

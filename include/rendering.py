@@ -29,7 +29,17 @@ from cosmos.operators import local as cosmos_operators
 from include import dbt_project
 from include.assets import warehouse_asset
 from include.dbt_graph import BUILT
-from include.dbt_tasks import DbtFreshness, DbtFunction, DbtRun, DbtSeed, DbtSnapshot, DbtTest
+from include.dbt_tasks import (
+    HOOKS,
+    ON_RUN_END,
+    DbtFreshness,
+    DbtFunction,
+    DbtHooks,
+    DbtRun,
+    DbtSeed,
+    DbtSnapshot,
+    DbtTest,
+)
 from include.parts import Part, part_of
 from include.sources import Tables, load_tables
 from include.task_settings import NodeSettings, TableSettings, read_settings
@@ -54,6 +64,9 @@ PROFILE = ProfileConfig(
     target_name=dbt_project.TARGET,
     profiles_yml_filepath=dbt_project.PROJECT_DIR / "profiles.yml",
 )
+
+ALL_BUILT = "all_built"
+"""The task after the hooks at the end of a run."""
 
 ARGUMENTS = {
     "project_dir": dbt_project.PROJECT_DIR,
@@ -128,6 +141,7 @@ def render_pipeline(dag: DAG, select: str | None = None) -> list[str]:
     )
     pipeline.order_extracts()
     pipeline.add_tests()
+    pipeline.add_hooks()
     dag.params = params
     return pipeline.marts
 
@@ -162,6 +176,7 @@ class _Pipeline:
         self.nodes: dict[str, Any] = {**graph["nodes"], **graph["sources"]}
         self.tests: dict[str, Any] = graph["tests"]
         self.reading_order: list[list[str]] = graph["reading_order"]
+        self.hooks: list[str] = graph["hooks"]
         self.first_task: dict[str, BaseOperator] = {}
         self.reading_task: dict[str, BaseOperator] = {}
         self.ended: dict[str, BaseOperator] = {}
@@ -267,6 +282,30 @@ class _Pipeline:
         node = self.nodes[unique_id]
         task = refuse.override(task_id=task_id)(sentence, f"{node['source_name']}.{node['title']}").operator
         self.first_task[unique_id] = self.last_task[unique_id] = task
+
+    def add_hooks(self) -> None:
+        """What the project wants run once a run: before all else, and after all else whatever came of that."""
+        for end in self.hooks:
+            if self.only not in (None, HOOKS[end], ALL_BUILT):
+                continue
+            rule = TriggerRule.ALL_DONE if end == ON_RUN_END else TriggerRule.ALL_SUCCESS
+            first = [task for task in self.dag.tasks if not task.upstream_list]
+            last = [task for task in self.dag.tasks if not task.downstream_list]
+            is_all = self.part.nodes is None and not self.part.others
+            hooks = DbtHooks(end=end, tasks=self._tasks(), is_all=is_all, task_id=HOOKS[end], trigger_rule=rule)
+            if end == ON_RUN_END:
+                # The run is what its last task is, and the hooks are green after a model that is red.
+                last >> hooks
+                [*last, hooks] >> EmptyOperator(task_id=ALL_BUILT, trigger_rule=TriggerRule.NONE_FAILED)
+            else:
+                hooks >> first
+
+    def _tasks(self) -> dict[str, str]:
+        """The task of each node that this DAG has, but for tables and freshness."""
+        nodes = {key: node for key, node in self.nodes.items() if node["resource_type"] in BUILT and key in self.part}
+        tasks = {key: ".".join((*node["place"], BUILT[node["resource_type"]])) for key, node in nodes.items()}
+        tests = {key: node for key, node in self.tests.items() if (node["last"] or key) in self.part}
+        return tasks | {key: f"{node['place']}.{node['task_id']}" for key, node in tests.items()}
 
     def order_extracts(self) -> None:
         """Read children before parents: what a foreign key names in an earlier snapshot exists in a later one.

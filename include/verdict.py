@@ -21,10 +21,12 @@ KINDS = {
     "paused": "warn",
     "tries again": "warn",
     "due": "warn",
+    "warns": "warn",
     "held": "warn",
     "Variable": "warn",
 }
-"""What can be wrong, the worst first; `due` is past the freshness that a source warns of. And how bad that is."""
+"""What can be wrong, the worst first; `due` is past the freshness that a source warns of, `warns` says dbt of a test or
+a source. And how bad that is."""
 
 HELD_AFTER = timedelta(minutes=1)
 """A transaction of less holds the watermark back as well, but does not need anybody."""
@@ -35,11 +37,11 @@ OVERDUE_AFTER = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class Failure:
-    """A task that failed, or waits for its next try.
+    """A task that failed, or waits for its next try, or that succeeded with a warning of dbt's.
 
     Attributes:
         table: Keeps the rows that failed its dbt test.
-        error: Its last line, where it left one.
+        error: Its last line, where it left one; or what it warns of.
         label: What tells a mapped task apart: a table of `reconcile`.
     """
 
@@ -55,6 +57,10 @@ class Failure:
     def stands_for(self, table: TableSpec) -> bool:
         """Whether it failed for a source table: as a task of it, or as its source's horizon."""
         return self.task_id.startswith(f"{table.task_group}.") or self.task_id == horizon_of(table)
+
+
+STATES = {"failed": "failed", "up_for_retry": "tries again", "success": "warns"}
+"""Of the task of a `Failure`, by its state, the kind."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +131,7 @@ def sentence(findings: Sequence[Finding], looked_at: str) -> str:
 def of_failures(failures: Iterable[Failure], tables: Sequence[TableSpec]) -> Iterator[Finding]:
     """A finding for each failed task that no newer run has done, by what it stands for."""
     for failure in failures:
-        kind = "failed" if failure.state == "failed" else "tries again"
-        yield Finding(kind, _about(failure, tables), failure.error or "", _remedy(failure), failure)
+        yield Finding(STATES[failure.state], _about(failure, tables), failure.error or "", _remedy(failure), failure)
 
 
 def horizon_of(table: TableSpec) -> str:
@@ -149,6 +154,8 @@ def _about(failure: Failure, tables: Sequence[TableSpec]) -> str:
 
 
 def _remedy(failure: Failure) -> str:
+    if failure.state == "success":
+        return "Nothing waits for it: what depends on it is built."
     if failure.state != "failed":
         return "It is tried again by itself; its log says why."
     if failure.task_id == "check_parameters":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dbt.node_types import NodeType
 
 from include.local.environment import ROOT
 
@@ -39,6 +40,24 @@ def variables() -> list[str]:
     groups = [set(re.findall(pattern, text, re.MULTILINE)) for text, pattern in texts]
     assert all(groups), "a pattern finds nothing any more"
     return sorted(set().union(*groups) - MADE_HERE)
+
+
+LISTED = (ROOT / "docs" / "dbt.md").read_text()
+UNSEEN = {NodeType.RPCCall, NodeType.SqlOperation}
+"""Kinds of nodes that are in no project."""
+
+
+@pytest.mark.parametrize("kind", sorted({*NodeType} - UNSEEN))
+def test_what_the_graph_does_with_it_is_documented(kind: NodeType) -> None:
+    named = "|".join(line.split("|")[1] for line in LISTED.splitlines() if line.startswith("| "))
+    assert kind.value.replace("_", " ") in named, "add a line to docs/dbt.md"
+
+
+def test_each_line_of_that_list_is_held_by_a_test() -> None:
+    texts = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
+    known = {name for text in texts for name in re.findall(r"def (test_\w+)", text)}
+    named = [re.findall(r"`(test_\w+)`", line) for line in LISTED.splitlines() if re.match(r"\| (?!of dbt)", line)]
+    assert len(named) > 20 and all(len(each) == 1 and set(each) <= known for each in named)
 
 
 @pytest.mark.parametrize("target", make_targets())

@@ -22,6 +22,7 @@ from include.local import metadata, pipeline, ui
 from include.local.databases import ADMIN, SOURCE, WAREHOUSE, provision, require_tables
 from include.local.environment import (
     Installation,
+    entered,
     environment,
     installation,
     libpq_uri,
@@ -75,7 +76,9 @@ def prepare(here: Installation) -> dict[str, str]:
         _check_disk(here)
         port = number(user, "PG_PORT", highest=HIGHEST_PORT)
         with _lock(here, "server", wait=True):
-            provision(here.server(port).start(), here.secrets())
+            server = here.server(port).start()
+            with entered(environment(here, user, _ui_port(user))):
+                provision(server, here.secrets())
     computed = environment(here, user, _ui_port(user))
     write_shell_file(here, computed)
     return computed

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psycopg
-import yaml
 from psycopg import sql
 
+from include.dbt_project import graph_path
+from include.errors import ConfigError
 from include.local.errors import LocalError
 from include.local.servers import EmbeddedPostgres
 
@@ -64,29 +64,16 @@ def provision(server: EmbeddedPostgres, passwords: dict[str, str]) -> None:
 
 
 def _schemas() -> dict[str, list[str]]:
-    """The schemas that the project's source entries and dbt_project.yml name, by the setting that tells the script.
+    """The schemas that loads and dbt write to, by the setting that tells the script.
 
-    Read as they are written, without dbt, which parses for seconds; what is wrong with a file the DAG or dbt says.
+    Of a project that dbt cannot parse the standard ones: what is wrong with it the DAG says.
     """
-    from include.dbt_project import PROJECT_DIR
-
-    raw, made = {"raw_shop"}, set()
-    for path in PROJECT_DIR.rglob("*.yml"):
-        text = path.read_text(encoding="utf-8")
-        with suppress(yaml.YAMLError, AttributeError, LookupError, TypeError):
-            if path == PROJECT_DIR / "dbt_project.yml":
-                made = _named_schemas(yaml.safe_load(text))
-            elif "sources:" in text:
-                raw |= {str(each.get("schema")) for each in yaml.safe_load(text)["sources"]}
+    try:
+        graph = json.loads(graph_path().read_text(encoding="utf-8"))
+    except ConfigError:
+        return {}
+    raw = {node["asset"][0] for node in graph["sources"].values() if node["is_loaded"]}
     return {
         "elt.raw_schemas": sorted(name for name in raw if re.fullmatch("raw_[^,]+", name)),
-        "elt.dbt_schemas": sorted(made),
+        "elt.dbt_schemas": sorted(name for name in graph["schemas"] if not re.match("raw_|_elt$|pg_|.*,", name)),
     }
-
-
-def _named_schemas(tree: Any) -> set[str]:
-    """Values of `schema` and `+schema` in dbt's configuration that are names as they stand."""
-    if not isinstance(tree, dict):
-        return set()
-    found = {value for key, value in tree.items() if key in ("schema", "+schema") and str(value).isidentifier()}
-    return found.union(*map(_named_schemas, tree.values()))

@@ -8,7 +8,8 @@ import json
 import os
 import secrets
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlencode
@@ -224,6 +225,18 @@ def environment(here: Installation, user: dict[str, str], api_port: int = 8080) 
     reached = connections(here, user)
     dbt = profile_variables(parameters_of(reached["AIRFLOW_CONN_WAREHOUSE_DBT"]))
     return {**made, **user, **reached, **dbt, **path, **places, **_no_proxy(user)}
+
+
+@contextmanager
+def entered(variables: Mapping[str, str]) -> Iterator[None]:
+    """This process has the environment of a child: what it has dbt parse, children need not parse again."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _no_proxy(user: Mapping[str, str]) -> dict[str, str]:

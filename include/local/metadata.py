@@ -34,8 +34,12 @@ def run_of(database: Path, number: int) -> tuple[str, str]:
 def tasks_of(database: Path, number: int) -> list[Task]:
     """The tasks of a run."""
     query = """
-        select task_id, coalesce(custom_operator_name, operator), ti.state, coalesce(duration, 0), map_index
-        from task_instance ti join dag_run dr on ti.dag_id = dr.dag_id and ti.run_id = dr.run_id
+        select ti.task_id, coalesce(custom_operator_name, operator), ti.state, coalesce(duration, 0), ti.map_index,
+            json_extract(warning.value, '$')
+        from task_instance ti
+        join dag_run dr on ti.dag_id = dr.dag_id and ti.run_id = dr.run_id
+        left join xcom warning on warning.dag_run_id = dr.id and warning.task_id = ti.task_id
+            and warning.map_index = ti.map_index and warning.key = 'warning'
         where dr.id = ?
     """
     with _open(database) as connection:

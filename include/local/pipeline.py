@@ -84,7 +84,8 @@ def run_dag(here: Installation, environment: dict[str, str], console: Console, l
         return False
     run_id, state = metadata.run_of(here.metadata, number)
     console.report(tasks, _loads(environment, run_id))
-    console.line('The marts:   make psql CMD="select * from marts.fct_sales limit 5"')
+    if mart := _a_mart(Path(environment["DBT_TARGET_PATH"]) / "graph" / "graph.json"):
+        console.line(f'The marts:   make psql CMD="select * from {mart} limit 5"')
     console.line("The graph:   make ui")
     if state != "success":
         for name, error in failures.items():
@@ -154,6 +155,14 @@ def _as_json(line: str) -> str:
 def _error_of(line: str) -> str | None:
     found = _ERROR.match(line)
     return found[1].strip() if found else None
+
+
+def _a_mart(graph: Path) -> str | None:
+    """A relation to look at: the last model of the layer `marts`, or of all where there is none."""
+    nodes = json.loads(graph.read_text(encoding="utf-8"))["nodes"].values() if graph.exists() else ()
+    models = [each for each in nodes if each["resource_type"] == "model"]
+    found = [(each["folder"] == "marts", ".".join(each["asset"])) for each in models]
+    return max((each for each in found if re.fullmatch(r"[a-z_]\w*\.[a-z_]\w*", each[1])), default=(False, None))[1]
 
 
 def _loads(environment: dict[str, str], run_id: str) -> Iterator[Any]:

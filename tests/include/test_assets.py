@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +16,7 @@ from airflow.sdk import DAG, Asset
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
-from include import dbt_project, dbt_runner, tasks
+from include import dbt_project, dbt_runner, dbt_tasks, tasks
 from include.assets import tell_updated, warehouse_asset
 from include.connecting import profile_variables, written_parameters
 from include.dbt_tasks import DbtFreshness, _change
@@ -153,8 +154,12 @@ def test_a_stale_source_stops_what_reads_it_and_says_how_old_it_is(
     ]
     task.check_nodes(done)
     assert done.success == (status != "error")
+    kept: dict[str, str] = {}
+    ti = SimpleNamespace(xcom_push=kept.__setitem__)
+    monkeypatch.setattr(dbt_tasks, "get_current_context", lambda: {"ti": ti})
+    sentence = "source stripe.charges is stale: its newest row is of 20.* ago;"
     if not done.success:
-        with pytest.raises(
-            AirflowFailException, match="source stripe.charges is stale: its newest row is of 20.* ago;"
-        ):
+        with pytest.raises(AirflowFailException, match=sentence):
             task.conclude(done)
+    task.warn(done)
+    assert bool(kept) == (status == "warn") and all(re.match(sentence, kept["warning"]) for _ in kept)

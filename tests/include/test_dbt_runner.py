@@ -21,7 +21,7 @@ from dbt_common.events.base_types import BaseEvent, EventLevel
 from dbt_common.events.event_manager import EventManager
 from psycopg import sql
 
-from include import dbt_packages, dbt_project, dbt_runner, dbt_tasks
+from include import dbt_hooks, dbt_packages, dbt_project, dbt_runner, dbt_tasks
 from include.connecting import profile_variables, written_parameters
 from include.dbt_project import ROOT
 from include.errors import ConfigError
@@ -97,7 +97,7 @@ def test_another_invocation_compiles_no_text_again_and_connects_for_its_node_alo
     monkeypatch.setattr(psycopg2, "connect", lambda *args, **kwargs: connected.append(0) or connect(*args, **kwargs))
     build(dsn, monkeypatch)
     assert set(dbt_runner._compiled) == compiled
-    assert len(connected) == 1, "for the node, not for hooks and schemas: see _run_hooks_if_any, _create_schemas_once"
+    assert len(connected) == 1, "for the node, not for hooks (_run_hooks_of_the_end) and schemas (_create_schemas_once)"
 
 
 def test_hooks_of_a_project_that_has_them_run(
@@ -311,6 +311,51 @@ def test_the_image_parses_with_all_that_parsing_imports() -> None:
     line = next(line for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("COPY include/"))
     copied = {str(path.relative_to(ROOT)) for pattern in line.split()[1:-1] for path in ROOT.glob(pattern)}
     assert needed and needed <= copied
+
+
+def test_hooks_run_once_a_run_at_its_ends_with_one_id_and_all_results(
+    project: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = "insert into log values ('{{ invocation_id }}', '%s', '%s')"
+    start = ["create table if not exists log (id text, what text, how text)", log % ("start", "")]
+    each = log % ("{{ result.node.name }}", "{{ result.status }}")
+    ends = ["{% for result in results %}" + each + ";{% endfor %}", log % ("{{ schemas | join }}", "end")]
+    hooks = json.dumps({"on-run-start": start, "on-run-end": ends})[1:-1]
+    (project / "dbt_project.yml").write_text(PROJECT.replace("{", "{" + hooks + ", ", 1))
+    (project / "models/later.sql").write_text("select * from {{ ref('place') }}")
+    exposure = {"name": "report", "type": "dashboard", "owner": {"name": "Ann"}, "depends_on": ["ref('later')"]}
+    (project / "models/report.yml").write_text(json.dumps({"exposures": [exposure]}))
+    parameters = written_parameters(postgres.database())
+    profile = profile_variables(parameters)
+    for key, value in profile.items():
+        monkeypatch.setenv(key, value)
+    manifest = dbt_project.load_manifest(profile)
+
+    def invoke(command: str, only: str | None = None, **of_run: Any) -> dbtRunnerResult:
+        run = dbt_hooks.Run("8a5d0a9e-0000-4000-8000-000000000000", **of_run)
+        with TemporaryDirectory() as folder:
+            done = dbt_runner.invoke([command], folder, manifest, only, parameters, run=run)
+        assert not done.exception, done.exception
+        return done
+
+    invoke("build", end="on-run-start")
+    built = invoke("run", "model.elt.place").result.results
+    assert [result.node.name for result in built] == ["place"], "no hook in the task of a node"
+    kept = {result.node.unique_id: json.loads(json.dumps(dbt_hooks.outcome(result))) for result in built}
+    done = invoke("build", end="on-run-end", results=kept)
+    assert {r.status for r in done.result.results if r.node.resource_type == "operation"} == {"success"}
+    with psycopg.connect(**parameters) as warehouse:  # type: ignore[arg-type]
+        seen = warehouse.execute("select what, how from log order by 1").fetchall()
+        ids = warehouse.execute("select distinct id from log").fetchall()
+        assert warehouse.execute("select to_regclass('analytics.later')").fetchone() == (None,), "of another task"
+    assert seen == [
+        ("analytics", "end"),
+        ("later", "skipped"),
+        ("place", "success"),
+        ("report", "no-op"),
+        ("start", ""),
+    ]
+    assert ids == [("8a5d0a9e-0000-4000-8000-000000000000",)]
 
 
 def test_events_that_nobody_sees_are_not_written(

@@ -59,6 +59,20 @@ def test_a_manual_run_reads_the_window_of_the_form() -> None:
     assert parameters.requested_window(wanted) == DAY
 
 
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        (asked("scheduled"), (*DAY, False)),
+        (asked("scheduled", interval=(DAY[1], DAY[1])), None),  # a trigger's, which has an instant
+        (asked("backfill"), (*DAY, True)),
+        (asked("manual"), None),
+        (asked(window_start="2026-01-01T00:00:00Z", window_end="2026-01-02 00:00"), (*DAY, True)),
+    ],
+)
+def test_microbatch_models_are_about_the_time_that_the_run_is_about(run: Any, expected: Any) -> None:
+    assert parameters.period(run) == expected
+
+
 @pytest.mark.parametrize("schedule", ["@daily", "*/5 * * * *"])
 def test_a_data_interval_given_by_hand_is_read(schedule: str) -> None:
     wanted = asked(interval=ELSE, timetable=CronDataIntervalTimetable(schedule, timezone="Europe/Berlin"))

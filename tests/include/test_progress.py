@@ -76,3 +76,15 @@ def test_what_did_not_run_is_not_what_failed(capsys: pytest.CaptureFixture[str])
     tasks = [Task(f"m{number}", "DbtRun", state, 1.0) for number, state in enumerate(states)]
     Console().report(tasks, [])
     assert "dbt models  2 of 6 passed, 1 failed, 3 not run" in capsys.readouterr().out
+
+
+def test_a_warning_is_neither_passed_nor_failed_and_says_of_what(capsys: pytest.CaptureFixture[str]) -> None:
+    tests = [
+        Task("marts.sales.positive", "DbtTest", "success", 0.1, warning="dbt test positive warns of 1,234 rows"),
+        Task("marts.sales.unique", "DbtTest", "success", 0.1),
+        Task("marts.sales.known", "DbtTest", "failed", 0.1),
+    ]
+    Console().report(tests, [])
+    said = capsys.readouterr().out
+    assert "dbt tests   1 of 3 passed, 1 failed, 1 warned\n" in said
+    assert "! marts.sales.positive\n  dbt test positive warns of 1,234 rows\n" in said

@@ -43,6 +43,25 @@ def test_its_process_makes_it_alone(lone_test: dict[str, Any], monkeypatch: pyte
     assert rendered().task_ids == ["tests.clock_is_right"]
 
 
+def test_hooks_are_tasks_at_the_two_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = json.loads(dbt_project.graph_path().read_text())
+    graph["hooks"] = ["on-run-end", "on-run-start"]
+    changed = tmp_path / "graph.json"
+    changed.write_text(json.dumps(graph))
+    monkeypatch.setattr(dbt_project, "graph_path", lambda: changed)
+    dag = rendered()
+    assert [task.task_id for task in dag.tasks if not task.upstream_list] == ["on_run_start"]
+    end, last = dag.get_task("on_run_end"), dag.get_task("all_built")
+    assert end.trigger_rule == "all_done", "it is told of failures, and may clean up after them"
+    assert end.upstream_task_ids == last.upstream_task_ids - {"on_run_end"}, "the run fails with what failed before it"
+    assert [task.task_id for task in dag.tasks if not task.downstream_list] == ["all_built"]
+    tasks = {task.task_id for task in dag.tasks if isinstance(task, DbtLocalBaseOperator)}
+    assert {*end.tasks.values()} == {*dag.get_task("on_run_start").tasks.values()} == tasks
+    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", "rendered")
+    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_TASK_ID", "on_run_end")
+    assert rendered().task_ids == ["on_run_end", "all_built"]
+
+
 def test_garbage_is_looked_for_again_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     rendered()
     assert gc.isenabled()

@@ -74,12 +74,15 @@ def test_what_a_task_said_and_what_to_do_then() -> None:
         Failure("r", "shop.orders.unique_id", table="unique_orders_id"),
         Failure("r", "shop.orders.load", state="up_for_retry"),
         Failure("r", "reconcile", dag_id="reconcile", map_index=1, label="shop.orders"),
+        Failure("r", "marts.fct_sales.positive", state="success", error="dbt test positive warns of 2 rows"),
     ]
-    extract, test, load, reconcile = verdict.of_failures(failures, TABLES)
+    extract, test, load, reconcile, warning = verdict.of_failures(failures, TABLES)
     assert extract.text == "column x: alter table …" and "clear the task with Downstream" in extract.remedy
     assert "Correct its rows in the source" in test.remedy
     assert load.kind == "tries again" and "by itself" in load.remedy
     assert reconcile.about == "reconcile, shop.orders"
+    assert (warning.kind, warning.about, warning.text) == ("warns", "fct_sales", "dbt test positive warns of 2 rows")
+    assert not warning.is_bad
 
 
 def test_twelve_days_without_a_load_are_stale_by_the_sources_own_limit() -> None:

@@ -228,6 +228,27 @@ def test_a_task_has_failed_until_a_newer_run_has_done_it(runs: Callable[..., Non
     assert failing() == []
 
 
+def test_a_warning_stands_until_a_newer_run_has_none(server: TestClient, runs: Callable[..., None]) -> None:
+    from airflow.models import DagRun
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import delete, insert, select
+
+    from include.health_runs import still_failing
+
+    runs(test="success", load="success")
+    with create_session() as session:
+        number = session.scalar(select(DagRun.id).where(DagRun.run_id == "rewind0"))
+        here = {"dag_id": "rewind", "run_id": "rewind0", "task_id": "test", "dag_run_id": number}
+        session.execute(insert(XComModel).values(**here, key="warning", value="dbt test test warns of 2 rows"))
+        (found,) = still_failing(session, {"rewind"})
+    assert (found.task_id, found.state, found.error) == ("test", "success", "dbt test test warns of 2 rows")
+    runs(test="success")
+    assert failing() == []
+    with create_session() as session:
+        session.execute(delete(XComModel).where(XComModel.run_id == "rewind0"))
+
+
 def test_what_a_backfill_did_not_read_no_other_run_reads(runs: Callable[..., None]) -> None:
     runs(run_type="backfill", load="failed")
     runs(load="success")

@@ -13,6 +13,7 @@ from include.local.databases import ROLES, provision, require_tables
 from include.local.errors import LocalError
 from include.local.servers import EmbeddedPostgres
 from tests.conftest import Postgres
+from tests.projects import PROJECT, project
 
 
 @pytest.fixture(scope="module")
@@ -37,26 +38,41 @@ def provisioned(server: EmbeddedPostgres) -> EmbeddedPostgres:
     return server
 
 
-def test_the_schemas_that_the_project_names_are_made(
-    provisioned: EmbeddedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_schemas_that_the_project_makes_something_in_are_made(
+    provisioned: EmbeddedPostgres, tmp_path: Path
 ) -> None:
-    """And a file that cannot be read takes none of the others away."""
-    (tmp_path / "models" / "crm").mkdir(parents=True)
-    (tmp_path / "models" / "crm" / "_sources.yml").write_text("sources: [{name: crm, schema: raw_crm}]")
-    (tmp_path / "models" / "broken.yml").write_text("sources: [{")
-    (tmp_path / "models" / "odd.yml").write_text("sources: {schema: raw_odd}")
-    (tmp_path / "dbt_project.yml").write_text("models: {elt: {finance: {+schema: finance}, x: {schema: '{{ y }}'}}}")
-    monkeypatch.setattr("include.dbt_project.PROJECT_DIR", tmp_path)
-    provision(provisioned, dict.fromkeys(ROLES, "secret"))
+    """However it names them, and none for what is not there."""
+    loaded = "{name: crm, schema: raw_crm, tables: [{name: things, config: {meta: {extract: {mode: full}}}}]}"
+    files = {
+        "dbt_project.yml": PROJECT[:-1] + ", models: {elt: {finance: {+schema: finance}}}}",
+        "models/sources.yml": f"sources: [{loaded}, {{name: theirs, schema: stripe, tables: [{{name: charges}}]}}]",
+        "models/finance/mart.sql": "select 1 as id",
+        "models/plain.sql": "{{ config(schema='x' ~ 'y') }} select 1 as id",
+        "models/off.sql": "{{ config(schema='off', enabled=false) }} select 1 as id",
+        "models/plain.yml": "models: [{name: plain, columns: [{name: id, data_tests: [unique]}]}]",
+        "seeds/numbers.csv": "id\n1\n",
+    }
+    with project(tmp_path, files):
+        provision(provisioned, dict.fromkeys(ROLES, "secret"))
     with psycopg.connect(provisioned.superuser_dsn("warehouse")) as connection:
-        owners = """
-            select nspname, nspowner::regrole::text from pg_namespace
-            where nspname in ('raw_crm', 'finance') order by 1"""
-        assert connection.execute(owners).fetchall() == [("finance", "dbt_transformer"), ("raw_crm", "raw_loader")]
+        found = "select nspname, nspowner::regrole::text from pg_namespace where nspname ~ 'analytics|raw_crm|stripe'"
+        assert connection.execute(f"{found} order by 1").fetchall() == [
+            ("analytics", "dbt_transformer"),
+            ("analytics_finance", "dbt_transformer"),
+            ("analytics_xy", "dbt_transformer"),
+            ("raw_crm", "raw_loader"),
+        ]
     with psycopg.connect(provisioned.dsn("raw_loader", "secret", "warehouse")) as connection:
         connection.execute("create table if not exists raw_crm.things (id int)")
     with psycopg.connect(provisioned.dsn("dbt_transformer", "secret", "warehouse")) as connection:
         connection.execute("select * from raw_crm.things")
+
+
+def test_a_project_that_cannot_be_parsed_is_no_reason_to_start_nothing(
+    provisioned: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    with project(tmp_path, {"models/broken.yml": "sources: [{"}):
+        provision(provisioned, dict.fromkeys(ROLES, "secret"))
 
 
 def test_superusers_come_through_the_socket_alone(server: EmbeddedPostgres) -> None:

@@ -1,0 +1,1 @@
+select id, name, email, updated_at from {{ source('shop', 'customers') }}

@@ -1,0 +1,2 @@
+{{ config(enabled=var('is_wanted')) }}
+select 1 as id

@@ -1,0 +1,1 @@
+select * from {{ ref('payments_by_region') }} where amount <= 0
