@@ -101,9 +101,8 @@ def test_dbts_documentation_is_a_click_away(checkout: Checkout, admin: Person) -
     assert done.returncode == 0, done.stdout + done.stderr
     health = admin.open_health()
     health.get_by_role("link", name="Models, columns and their lineage").click()
-    for name in ("elt", "models", "marts", "fct_sales"):
-        health.get_by_text(name, exact=True).first.click()
-    expect(health.get_by_text("Sales of the shop, cancelled and returned ones included").first).to_be_visible()
+    expect(health.get_by_text("Welcome to the auto-generated documentation").first).to_be_visible()
+    expect(health.get_by_text("shop", exact=True).first).to_be_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
