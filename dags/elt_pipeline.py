@@ -12,10 +12,10 @@ Copies the tables of every dbt source from Postgres into the warehouse, then bui
 |---|---|
 | **What** | one task per source table's extract and load, per dbt model and per dbt test: the graph is dbt's lineage |
 | **Large tables** | with `rows_per_range`, where every row is read: `cut` makes an `extract` for each range |
-| **From** | the connection named like the dbt source (`shop`) |
+| **From** | the connection named like the dbt source (`erp`) |
 | **To** | the connection `warehouse`: `raw_<source>` → `staging` → `intermediate` → `marts` |
 | **When** | daily, from the watermark on (Variable `watermark__<source>__<table>`); a backfill reads just its own day |
-| **Read by** | the `sales_report` DAG, dashboards on `marts` |
+| **Read by** | DAGs that wait for the asset `marts`, dashboards |
 """
 
 from datetime import datetime, timedelta
@@ -64,7 +64,7 @@ with DAG(
             None,
             type=["null", "string"],
             title="dbt selection",
-            description_md="Build and test these alone, such as `+fct_sales path:models/staging`.",
+            description_md="Build and test these alone, such as `+fct_orders path:models/staging`.",
         ),
         "dbt_vars": Param(
             {}, **dbt_vars.schema(), title="dbt variables", description="The project is then parsed in each task."

@@ -17,7 +17,7 @@ import structlog
 from airflow.sdk import DAG, Asset, task
 
 from include.dbt_tasks import marts
-from include.reports import monthly_sales, read_sales
+from include.shop.report import monthly_sales, read_sales
 from include.tasks import no_retry_for_terminal_errors
 
 

@@ -9,7 +9,7 @@ from airflow.sdk import Asset, Context
 
 
 def warehouse_asset(schema: str, table: str) -> Asset:
-    """The asset of a relation of the warehouse, such as `marts.fct_sales`.
+    """The asset of a relation of the warehouse, such as `marts.fct_orders`.
 
     Its URI names the connection where a host and a database would be: those differ between installations.
     """

@@ -90,7 +90,7 @@ def reconcile(given: argparse.Namespace) -> int:
 def rewind(given: argparse.Namespace) -> int:
     """Set one table's watermark back."""
     if not given.table or not given.to:
-        raise ConfigError("say which table and where to: make rewind TABLE=shop.orders TO=beginning")
+        raise ConfigError("say which table and where to: make rewind TABLE=erp.orders TO=beginning")
     print(maintenance.rewind(spec_of(given.table), given.to, Variable))
     return 0
 
@@ -98,7 +98,7 @@ def rewind(given: argparse.Namespace) -> int:
 def erase(given: argparse.Namespace) -> int:
     """Print the statements that take a person out; run none."""
     if not given.table or not given.key:
-        raise ConfigError('say which table, and his key there: make erase TABLE=shop.customers KEY="7"')
+        raise ConfigError('say which table, and his key there: make erase TABLE=erp.customers KEY="7"')
     with session(WAREHOUSE, read_only=True) as loader, marts() as dbt:
         print("\n".join(statements(loader, dbt, spec_of(given.table), shlex.split(given.key))))
     return 0
@@ -111,7 +111,7 @@ def onboard(given: argparse.Namespace) -> int:
         with session(asked.source, read_only=True) as source, session(WAREHOUSE) as warehouse:
             asked = replace(asked, transformer=_transformer(warehouse))
             print(f"Looking at {source.info.dbname}, and trying what would be written in a copy", flush=True)
-            found = look(source, warehouse, asked, list(load_tables().specs.values()), PROJECT_DIR.parent)
+            found = look(source, warehouse, asked, load_tables(), PROJECT_DIR.parent)
     except AirflowNotFoundException as error:
         name = asked.source if asked.source in str(error) else WAREHOUSE
         variable = f"AIRFLOW_CONN_{name.upper()}"

@@ -36,7 +36,7 @@ class Task:
 
     @property
     def name(self) -> str:
-        """As a person tells it apart: `shop.orders.extract 3` is the third."""
+        """As a person tells it apart: `erp.orders.extract 3` is the third."""
         return self.task_id if self.map_index < 0 else f"{self.task_id} {self.map_index + 1}"
 
     @property
@@ -137,6 +137,19 @@ class Console:
             if task.warning:
                 self.line(f"\n! {task.name}\n  {task.warning}")
         self.line()
+
+    def what_next(self, tasks: list[Task], look: str, mart: str | None = None) -> None:
+        """How to look at the result, by the command `look` with a query in it, or what is to be done first."""
+        models = [task.task_id.split(".") for task in tasks if task.is_model]
+        mart = mart or next((f"marts.{place[-2]}" for place in models[::-1] if place[0] == "marts"), None)
+        if mart:
+            self.line(f"The marts:   {look.format(f'select * from {mart} limit 5')}")
+        elif models:
+            self.line("No mart yet: docs/yours.md says how to write one")
+        else:
+            self.line(
+                "No table yet: set AIRFLOW_CONN_ERP to your database, then make onboard SOURCE=erp (docs/yours.md)"
+            )
 
 
 def counted(tasks: list[Task]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from include.compose.airflow_api import Airflow
 from include.local.dotenv import complete_env_file, parse_env_file
 from include.local.errors import LocalError
+from include.local.sample import SAMPLE
 from include.progress import ENDED, Console, Task
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -52,9 +53,9 @@ def where() -> int:
 
 
 def etl() -> int:
-    """Bring the sample shop up to date, run the pipeline once through the REST API, show its tasks and the result."""
-    if "AIRFLOW_CONN_SHOP" not in settings():
-        subprocess.run(["docker", "compose", "run", "--rm", "--no-TTY", "shop"], cwd=ROOT, check=True)
+    """Bring the sample up to date, run the pipeline once through the REST API, show its tasks and the result."""
+    if SAMPLE and SAMPLE.variable not in settings():
+        subprocess.run(["docker", "compose", "run", "--rm", "--no-TTY", SAMPLE.name], cwd=ROOT, check=True)
     console, airflow = Console(), Airflow(url(), "admin", settings()["UI_PASSWORD"])
     run_id = airflow.trigger(DAG_ID)
     console.step(f"run {run_id} triggered")
@@ -73,7 +74,7 @@ def etl() -> int:
     for task, each in zip(tasks, found, strict=True):
         if task.state == "failed":
             console.line(f"✗ {task.name}\n  {airflow.error(DAG_ID, run_id, each)}\n")
-    console.line('The marts:   docker compose run --rm psql -c "select * from marts.fct_sales limit 5"')
+    console.what_next(tasks, 'docker compose run --rm psql -c "{}"')
     console.line(f"The graph:   {url()}/dags/{DAG_ID}/runs/{run_id}")
     return 0 if airflow.state(DAG_ID, run_id) == "success" else 1
 

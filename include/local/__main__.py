@@ -6,12 +6,14 @@ import argparse
 import errno
 import fcntl
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -19,7 +21,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from include.connecting import libpq_variables
 from include.errors import ConfigError
 from include.local import metadata, pipeline, ui
-from include.local.databases import ADMIN, SOURCE, WAREHOUSE, provision, require_tables
+from include.local.databases import ADMIN, WAREHOUSE, provision, require_tables
 from include.local.environment import (
     Installation,
     entered,
@@ -33,6 +35,7 @@ from include.local.environment import (
     write_shell_file,
 )
 from include.local.errors import LocalError
+from include.local.sample import SAMPLE, Sample
 from include.local.servers import HIGHEST_PORT
 from include.progress import Console
 
@@ -85,18 +88,18 @@ def prepare(here: Installation) -> dict[str, str]:
 
 
 def run(here: Installation, _: list[str]) -> int:
-    """Bring the sample shop up to date and run the pipeline once."""
+    """Bring the sample up to date where there is one, and run the pipeline once."""
     here.state.mkdir(parents=True, exist_ok=True)
     with _lock(here, "run") as lock:
         console = Console()
         with console.waiting("databases are started"):
             computed = prepare(here)
         console.step("databases ready")
-        if own := user_environment().get("AIRFLOW_CONN_SHOP"):
-            require_tables(libpq_uri(own), "shop")
-        else:
-            with console.waiting("the sample shop is brought up to date"):
-                advanced = _advance_shop(here)
+        if SAMPLE and (own := user_environment().get(SAMPLE.variable)):
+            require_tables(libpq_uri(own), SAMPLE.name)
+        elif SAMPLE:
+            with console.waiting("the sample is brought up to date"):
+                advanced = _advance(here, SAMPLE)
             console.step(advanced)
         with console.waiting("Airflow's metadata is brought up to date"):
             pipeline.migrate(here, computed)
@@ -120,12 +123,16 @@ def serve_ui(here: Installation, _: list[str]) -> None:
         ui.serve(here, computed, _ui_port(user_environment()), lock, console)
 
 
-def shop(here: Installation, _: list[str]) -> None:
-    """Create the sample shop, or change a slice of it."""
-    if user_environment().get("AIRFLOW_CONN_SHOP"):
-        raise LocalError("AIRFLOW_CONN_SHOP names a shop of your own, which is never written; unset it for the sample")
-    prepare(here)
-    print(_advance_shop(here))
+def advance(sample: Sample) -> Command:
+    """A command that makes the sample, or changes a slice of it."""
+
+    def command(here: Installation, _: list[str]) -> None:
+        if user_environment().get(sample.variable):
+            raise LocalError(f"{sample.variable} names a database of your own, which is never written; unset it")
+        prepare(here)
+        print(_advance(here, sample))
+
+    return command
 
 
 def stop(here: Installation, _: list[str]) -> None:
@@ -188,23 +195,28 @@ def psql(here: Installation, arguments: list[str]) -> int:
 
 
 def execute(here: Installation, arguments: list[str]) -> int:
-    """Run a program, such as `airflow`, `dbt` or `python`, in the environment of the installation."""
+    """Run a program, such as `airflow`, `dbt` or `python`, in the environment of the installation.
+
+    `@CMD` among the arguments stands for the words of that variable, quoted as for a shell, which never sees them.
+    """
+    try:
+        typed = shlex.split(os.environ.get("CMD", ""))
+    except ValueError as error:
+        raise LocalError(f"CMD={os.environ['CMD']!r}: {error}; quote its words as for a shell") from None
+    words = [word for each in arguments for word in (typed if each == "@CMD" else [each])]
     computed = prepare(here)
     if arguments[0] in ("airflow", "python"):
         pipeline.migrate(here, computed)
     if arguments[0] in ("dbt", "sqlfluff"):
         computed |= libpq_variables(parameters_of(computed["AIRFLOW_CONN_WAREHOUSE_DBT"]))
-    return subprocess.run(arguments, env=computed, check=False).returncode
+    return subprocess.run(words, env=computed, check=False).returncode
 
 
-def _advance_shop(here: Installation) -> str:
-    from include.shop.advance import advance_shop
-
+def _advance(here: Installation, sample: Sample) -> str:
     user = user_environment()
     rows, seed = number(user, "ROWS", 200_000), number(user, "SEED", 42)
-    assert rows and seed
-    with psycopg.connect(here.server().dsn("shop_app", here.secrets()["shop_app"], SOURCE)) as connection:
-        return advance_shop(connection, rows, seed)
+    with psycopg.connect(here.server().dsn(sample.owner, here.secrets()[sample.owner], sample.name)) as connection:
+        return import_module(sample.advance).advance(connection, rows, seed)
 
 
 def _ui_port(user: dict[str, str]) -> int:
@@ -247,14 +259,14 @@ def _lock(here: Installation, name: str, wait: bool = False) -> Iterator[int]:
 COMMANDS: dict[str, Command] = {
     "run": run,
     "ui": serve_ui,
-    "shop": shop,
     "stop": stop,
     "clean": clean,
     "exec": execute,
-    "dsn-source": dsn("shop_app", SOURCE, "AIRFLOW_CONN_SHOP"),
     "psql": psql,
     "dsn-warehouse": dsn(ADMIN, WAREHOUSE, "AIRFLOW_CONN_WAREHOUSE"),
 }
+if SAMPLE:
+    COMMANDS |= {SAMPLE.name: advance(SAMPLE), "dsn-source": dsn(SAMPLE.owner, SAMPLE.name, SAMPLE.variable)}
 
 if __name__ == "__main__":
     sys.exit(main())

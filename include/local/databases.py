@@ -12,12 +12,21 @@ from psycopg import sql
 from include.dbt_project import graph_path
 from include.errors import ConfigError
 from include.local.errors import LocalError
+from include.local.sample import SAMPLE, Sample
 from include.local.servers import EmbeddedPostgres
 
-SOURCE, WAREHOUSE = "shop", "warehouse"
+WAREHOUSE = "warehouse"
 ADMIN = "warehouse_admin"
 """The person at the keyboard: reads all of the warehouse, and may repair it as the loader and as dbt."""
-ROLES = ("shop_app", "shop_reader", "raw_loader", "dbt_transformer", "bi_reader", "elt_watcher", ADMIN)
+
+
+def roles_of(sample: Sample | None) -> tuple[str, ...]:
+    """The roles of the warehouse, and of the source beside it."""
+    of_source = (sample.owner, sample.reader) if sample else ()
+    return ("raw_loader", "dbt_transformer", "bi_reader", "elt_watcher", ADMIN, *of_source)
+
+
+ROLES = roles_of(SAMPLE)
 
 
 def require_tables(uri: str, source: str) -> None:
@@ -36,29 +45,33 @@ def require_tables(uri: str, source: str) -> None:
     if missing:
         raise LocalError(
             f"database {database} of AIRFLOW_CONN_{source.upper()} has no table {'.'.join(missing[0])}: create it, "
-            f"take it out of dbt's {source} sources, or unset AIRFLOW_CONN_{source.upper()} to use the sample shop"
+            f"take it out of dbt's {source} sources, or unset AIRFLOW_CONN_{source.upper()} to use the sample"
         )
 
 
-def provision(server: EmbeddedPostgres, passwords: dict[str, str]) -> None:
+def provision(server: EmbeddedPostgres, passwords: dict[str, str], sample: Sample | None = SAMPLE) -> None:
     """Create databases, roles and grants where they are missing, and set the roles' passwords.
 
     Args:
         server: A running server.
-        passwords: One for each of `ROLES`.
+        passwords: One for each of the roles.
+        sample: The source to make beside the warehouse.
     """
+    scripts = {WAREHOUSE: Path(__file__).parent / "sql" / "warehouse.sql"}
+    if sample:
+        scripts[sample.name] = sample.grants
     with psycopg.connect(server.superuser_dsn("postgres"), autocommit=True) as connection:
         existing = {row[0] for row in connection.execute("select datname from pg_database")}
-        for name in {SOURCE, WAREHOUSE} - existing:
+        for name in scripts.keys() - existing:
             connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-    for name, script in ((SOURCE, "source"), (WAREHOUSE, "warehouse")):
-        statements = (Path(__file__).parent / "sql" / f"{script}.sql").read_text(encoding="utf-8")
+    for name, script in scripts.items():
+        statements = script.read_text(encoding="utf-8")
         with psycopg.connect(server.superuser_dsn(name)) as connection:
             for setting, schemas in _schemas().items():
                 connection.execute("select set_config(%s, %s, true)", (setting, ",".join(schemas)))
             connection.execute(statements)
     with psycopg.connect(server.superuser_dsn("postgres")) as connection:
-        for role in ROLES:
+        for role in roles_of(sample):
             alter = sql.SQL("alter role {} password {}")
             connection.execute(alter.format(sql.Identifier(role), sql.Literal(passwords[role])))
 

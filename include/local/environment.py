@@ -17,9 +17,10 @@ from urllib.parse import quote, urlencode
 from include.connecting import NOT_POSTGRES, Parameters, profile_variables, written_parameters
 from include.errors import ConfigError
 from include.files import write_whole
-from include.local.databases import ROLES, SOURCE, WAREHOUSE
+from include.local.databases import ROLES, WAREHOUSE
 from include.local.dotenv import parse_env_file
 from include.local.errors import LocalError
+from include.local.sample import SAMPLE
 from include.local.servers import EmbeddedPostgres
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -40,6 +41,9 @@ PLACES = (
     "PYTHONPATH",
 )
 """Variables that are never taken from the user's shell."""
+
+_WAREHOUSE = {"AIRFLOW_CONN_WAREHOUSE": "raw_loader", "AIRFLOW_CONN_WAREHOUSE_DBT": "dbt_transformer"}
+"""The connections to the warehouse, and the embedded server's role of each."""
 
 SOURCED = "ELT_SOURCED"
 """Set by `.local/env`: a mark for each variable that came from there, and so is not the user's own."""
@@ -120,21 +124,22 @@ def _mark(key: str, value: str) -> str:
 
 
 def needs_embedded_server(user: dict[str, str]) -> bool:
-    """Whether at least one side is not a server of the user's own."""
-    return not (user.get("AIRFLOW_CONN_SHOP") and user.get("AIRFLOW_CONN_WAREHOUSE"))
+    """Whether the warehouse, or the sample source, is not on a server of the user's own."""
+    return not (user.get("AIRFLOW_CONN_WAREHOUSE") and (SAMPLE is None or user.get(SAMPLE.variable)))
 
 
 def connections(here: Installation, user: dict[str, str]) -> dict[str, str]:
-    """`AIRFLOW_CONN_*` of source and warehouse: the user's, else the embedded server's, each with its own role."""
+    """`AIRFLOW_CONN_*` of warehouse and sample: the user's, else the embedded server's, each with its own role."""
     made = {}
     if needs_embedded_server(user):
         server, password = here.server(), here.secrets()
-        roles = {"SHOP": ("shop_reader", SOURCE), "WAREHOUSE": ("raw_loader", WAREHOUSE)}
-        roles["WAREHOUSE_DBT"] = ("dbt_transformer", WAREHOUSE)
-        made = {f"AIRFLOW_CONN_{name}": server.dsn(role, password[role], db) for name, (role, db) in roles.items()}
+        roles = {variable: (role, WAREHOUSE) for variable, role in _WAREHOUSE.items()}
+        if SAMPLE:
+            roles[SAMPLE.variable] = (SAMPLE.reader, SAMPLE.name)
+        made = {variable: server.dsn(role, password[role], db) for variable, (role, db) in roles.items()}
     if user.get("AIRFLOW_CONN_WAREHOUSE"):
         made["AIRFLOW_CONN_WAREHOUSE_DBT"] = user["AIRFLOW_CONN_WAREHOUSE"]
-    names = ("AIRFLOW_CONN_SHOP", "AIRFLOW_CONN_WAREHOUSE", "AIRFLOW_CONN_WAREHOUSE_DBT")
+    names = (*_WAREHOUSE, *((SAMPLE.variable,) if SAMPLE else ()))
     return made | {name: user[name] for name in names if user.get(name)}
 
 

@@ -32,7 +32,7 @@ def run_of(database: Path, number: int) -> tuple[str, str]:
 
 
 def tasks_of(database: Path, number: int) -> list[Task]:
-    """The tasks of a run."""
+    """The tasks of a run, those that ended in this order."""
     query = """
         select ti.task_id, coalesce(custom_operator_name, operator), ti.state, coalesce(duration, 0), ti.map_index,
             json_extract(warning.value, '$')
@@ -41,6 +41,7 @@ def tasks_of(database: Path, number: int) -> list[Task]:
         left join xcom warning on warning.dag_run_id = dr.id and warning.task_id = ti.task_id
             and warning.map_index = ti.map_index and warning.key = 'warning'
         where dr.id = ?
+        order by ti.end_date
     """
     with _open(database) as connection:
         return [Task(*row) for row in connection.execute(query, (number,))]

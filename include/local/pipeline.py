@@ -84,8 +84,8 @@ def run_dag(here: Installation, environment: dict[str, str], console: Console, l
         return False
     run_id, state = metadata.run_of(here.metadata, number)
     console.report(tasks, _loads(environment, run_id))
-    if mart := _a_mart(Path(environment["DBT_TARGET_PATH"]) / "graph" / "graph.json"):
-        console.line(f'The marts:   make psql CMD="select * from {mart} limit 5"')
+    mart = _a_mart(Path(environment["DBT_TARGET_PATH"]) / "graph" / "graph.json")
+    console.what_next(tasks, 'make psql CMD="{}"', mart)
     console.line("The graph:   make ui")
     if state != "success":
         for name, error in failures.items():

@@ -14,7 +14,7 @@ from include.onboard.shape import Table, read_tables
 from include.onboard.trial import Trial, at_fault, in_a_copy, refused_by
 from include.onboard.write import Written, files_for, with_names
 from include.sessions import Connection
-from include.sources import TableSpec
+from include.sources import Tables, TableSpec
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def look(
     source: Connection,
     warehouse: Connection,
     asked: Asked,
-    specs: Sequence[TableSpec],
+    listed: Tables,
     root: Path,
     trial: Trial | None = None,
 ) -> Found:
@@ -52,13 +52,14 @@ def look(
         source: A session on the source.
         warehouse: A session on the warehouse.
         asked: What a person wants of it.
-        specs: Tables that the project has already.
+        listed: Tables that the project has already. One whose entry is wrong is left out, and its entry as it is.
         root: The checkout.
         trial: Tries what would be written; parses and renders a copy of the checkout where it is None.
 
     Raises:
         ConfigError: a name fits nothing, nothing is left, or a file of the project cannot be added to.
     """
+    specs = list(listed.specs.values())
     tables = [replace(table, zone=asked.zone) for table in read_tables(source, asked.source, warehouse)]
     there = {table.place for table in tables}
     own = [spec for spec in specs if spec.source == asked.source]
@@ -68,6 +69,8 @@ def look(
         why = "; ".join(f"{name}: {reason}" for name, reason in [*choice.left_out.items()][:3])
         raise ConfigError(f"source {asked.source} has no table to onboard for role {source.info.user!r} ({why})")
     choice = replace(choice, tables=with_names(choice.tables, specs))
+    broken = {problem.name: f"mend its entry first: {problem.sentence}" for problem in listed.problems.values()}
+    choice = _without(choice, {t.name: said for t in choice.tables if (said := broken.get(f"{t.source}.{t.name}"))})
     reader = reader_of(source, asked.source)
     roles = (warehouse.info.user, asked.transformer)
 

@@ -52,13 +52,18 @@ class Column:
 
 @dataclass(frozen=True)
 class ForeignKey:
-    """A column, and the one that it refers to."""
+    """Columns, and those that they refer to.
 
-    column: str
+    Attributes:
+        is_of_one_type: Each column has the type of the one it refers to.
+    """
+
+    columns: list[str]
     schema: str
     table: str
-    parent_column: str
-    parent_quoted: str
+    parent_columns: list[str]
+    parent_quoted: list[str]
+    is_of_one_type: bool
 
 
 @dataclass(frozen=True)

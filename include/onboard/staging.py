@@ -70,7 +70,7 @@ def _names(table: Table, column: Column) -> list[str]:
 
 
 def _group(table: Table, column: Column) -> str:
-    is_foreign = any(column.name == each.column for each in table.foreign_keys)
+    is_foreign = any(column.name in each.columns for each in table.foreign_keys)
     is_id = column.name in table.key or is_foreign or slug(column.name).endswith("_id")
     is_of_text = column.is_text or column.category not in _GROUP_OF_CATEGORY
     return "ids" if is_id else "strings" if is_of_text else _GROUP_OF_CATEGORY[column.category]

@@ -14,8 +14,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from include.errors import ConfigError
 from include.files import write_whole
 from include.onboard import additions
+from include.onboard.checks import Places, places_of, references_of, tests_of
 from include.onboard.grants import Reader, grants_for
-from include.onboard.names import as_text, fitting, free, in_model, is_jinja, on_one_line, slug
+from include.onboard.names import as_text, fitting, free, in_model, on_one_line, slug
 from include.onboard.shape import Column, Table
 from include.onboard.staging import OWN, Staged, columns_of_model, model_text, staged
 from include.sessions import Connection
@@ -70,14 +71,15 @@ def files_for(
     source = tables[0].source
     project = _Project(root, source, {row[0] for row in connection.execute(statement("reserved_words")).fetchall()})
     known = {spec.table for spec in specs if spec.source == source}
-    parents = _parents(tables, specs)
+    parents = places_of(tables, specs)
     entries, models = [], []
     for table in tables:
         if table.name in known:
             _bring_up_to_date(made, table, project, parents)
             continue
-        columns = [_column(table, each, _tests(table, each, parents, project.tests)) for each in table.loaded]
-        entries.append(_render("table.yml", table=table, columns=columns))
+        columns = [_column(each, tests_of(table, each, parents, project.tests)) for each in table.loaded]
+        tests = references_of(table, None, parents, project.tests)
+        entries.append(_render("table.yml", table=table, columns=columns, tests=tests))
         model = project.free_model(table)
         written = staged(table, project.reserved)
         made.models[table.name] = project.folder / f"{model}.sql"
@@ -185,9 +187,7 @@ def with_names(tables: Sequence[Table], specs: Sequence[TableSpec]) -> list[Tabl
     return [replace(table, name=named[table.place]) for table in tables]
 
 
-def _bring_up_to_date(
-    made: Written, table: Table, project: _Project, parents: Mapping[tuple[str, str], tuple[str, frozenset[str]]]
-) -> None:
+def _bring_up_to_date(made: Written, table: Table, project: _Project, parents: Places) -> None:
     """Columns that the source has and the project has not; what a person wrote stays."""
     place = ("sources", table.source, "tables", table.name, "columns")
     have = project.names(project.sources, *place)
@@ -196,7 +196,7 @@ def _bring_up_to_date(
         made.say(table.name, f"gone from the source: {', '.join(sorted(gone))}; raw keeps them, NULL from now on")
     new = [each for each in table.loaded if as_text(each.name) not in have] if have else []
     if new:
-        blocks = [_column(table, each, _tests(table, each, parents, project.tests)) for each in new]
+        blocks = [_column(each, tests_of(table, each, parents, project.tests)) for each in new]
         project.add(project.sources, place, blocks, LOADED_COLUMNS)
         made.say(table.name, f"new columns: {', '.join(each.name for each in new)}")
     path = project.folder / f"{fitting(f'stg_{table.source}__{table.name}')}.sql"
@@ -218,49 +218,7 @@ def _bring_up_to_date(
         project.add(project.described, ("models", path.stem, "columns"), described, OWN)
 
 
-def _parents(tables: Sequence[Table], specs: Sequence[TableSpec]) -> dict[tuple[str, str], tuple[str, frozenset[str]]]:
-    """Names of tables that foreign keys can be tested against, by place, and columns that raw has not as they are."""
-    new = {table.place: (table.name, frozenset(each.name for each in table.omitted)) for table in tables}
-    own = [spec for spec in specs if spec.source == tables[0].source]
-    return new | {
-        (spec.schema_name, spec.identifier): (
-            spec.table,
-            frozenset(name for name, how in spec.columns.items() if how != "text"),
-        )
-        for spec in own
-    }
-
-
-def _tests(
-    table: Table,
-    column: Column,
-    parents: Mapping[tuple[str, str], tuple[str, frozenset[str]]],
-    names: set[str],
-) -> list[dict[str, Any]]:
-    """Tests that can fail: the source's own constraints hold in the source alone, at one moment.
-
-    What makes no test: raw's own primary key; NOT NULL, for a row is as the source had it.
-    """
-    if is_jinja(column.name):
-        return []  # dbt renders what it is told of a test, twice
-    tests: list[dict[str, Any]] = []
-    whole = f"{table.source}_{table.name}_{slug(column.name)}"
-    is_compared_as_text = column.is_text and not column.labels
-    for key in table.foreign_keys:
-        parent, closed = parents.get((key.schema, key.table), ("", frozenset()))
-        is_open = key.parent_column not in closed and not is_jinja(key.parent_column)
-        if key.column == column.name and parent and is_open and not is_compared_as_text:
-            name = free([f"{whole}_exists"], names, f"{table.name}.{column.name}.{parent}.{key.parent_column}")
-            arguments = {"to": f"source('{table.source}', '{parent}')", "field": key.parent_quoted}
-            tests.append({"kind": "relationships", "name": name, "arguments": arguments})
-    if column.labels and not any(is_jinja(label) for label in column.labels):
-        name = free([f"{whole}_is_known"], names, f"{table.name}.{column.name}")
-        values = [label.replace("'", "''") for label in column.labels]
-        tests.append({"kind": "accepted_values", "name": name, "arguments": {"values": values}})
-    return tests
-
-
-def _column(table: Table, column: Column, tests: list[dict[str, Any]]) -> str:
+def _column(column: Column, tests: list[dict[str, Any]]) -> str:
     return _render("column.yml", column=column, tests=tests)
 
 

@@ -13,7 +13,7 @@ import psycopg
 from include.shop.generate import change_shop, create_shop, shop_exists
 
 
-def advance_shop(connection: psycopg.Connection, orders: int, seed: int) -> str:
+def advance(connection: psycopg.Connection, orders: int, seed: int) -> str:
     """First create the shop, later insert and update a slice of it; one transaction either way.
 
     Args:
@@ -34,4 +34,4 @@ def advance_shop(connection: psycopg.Connection, orders: int, seed: int) -> str:
 
 if __name__ == "__main__":
     with psycopg.connect() as shop:
-        print(advance_shop(shop, int(os.environ["ROWS"]), int(os.environ["SEED"])))
+        print(advance(shop, int(os.environ["ROWS"]), int(os.environ["SEED"])))

@@ -135,32 +135,42 @@ indexed as (
 -- Those that the server vouches for: a test of the others would fail with the first row that was there before them.
 foreign_keys as (
     select
-        shape.oid,
+        reference.conrelid as oid,
         jsonb_agg(
             jsonb_build_object(
-                'column', shape.name,
-                'schema', parent_schema.nspname,
+                'columns', sides.columns,
+                'schema', pg_namespace.nspname,
                 'table', parent.relname,
-                'parent_column', parent_column.attname,
-                'parent_quoted', quote_ident(parent_column.attname)
+                'parent_columns', sides.parent_columns,
+                'parent_quoted', sides.parent_quoted,
+                'is_of_one_type', sides.is_of_one_type
             ) order by reference.oid
         ) as foreign_keys
-    from shape
+    from relations
     inner join pg_constraint as reference
         on
-            shape.oid = reference.conrelid
-            and shape.attnum = reference.conkey[1]
+            relations.oid = reference.conrelid
             and reference.contype = 'f'
-            and cardinality(reference.conkey) = 1
             and reference.convalidated
             and reference.conparentid = 0
     inner join pg_class as parent on reference.confrelid = parent.oid
-    inner join pg_namespace as parent_schema on parent.relnamespace = parent_schema.oid
-    inner join pg_attribute as parent_column
-        on reference.confrelid = parent_column.attrelid and reference.confkey[1] = parent_column.attnum
+    inner join pg_namespace on parent.relnamespace = pg_namespace.oid
+    cross join
+        lateral (
+            select
+                jsonb_agg(child_column.attname order by part.number) as columns,
+                jsonb_agg(parent_column.attname order by part.number) as parent_columns,
+                jsonb_agg(quote_ident(parent_column.attname) order by part.number) as parent_quoted,
+                bool_and(child_column.atttypid = parent_column.atttypid) as is_of_one_type
+            from unnest(reference.conkey, reference.confkey) with ordinality as part (attnum, parent_attnum, number)
+            inner join pg_attribute as child_column
+                on reference.conrelid = child_column.attrelid and part.attnum = child_column.attnum
+            inner join pg_attribute as parent_column
+                on reference.confrelid = parent_column.attrelid and part.parent_attnum = parent_column.attnum
+        ) as sides
     -- PostgreSQL 18 has keys that it does not enforce.
     where coalesce(to_jsonb(reference) ->> 'conenforced', 'true') = 'true'
-    group by shape.oid
+    group by reference.conrelid
 ),
 
 columns as (

@@ -28,11 +28,11 @@ from psycopg._connection_base import BaseConnection
 from include import tasks
 from include.errors import TransientError
 from include.extract import stream
-from include.local.databases import SOURCE, WAREHOUSE
+from include.local.databases import WAREHOUSE
 from include.sources import Tables
 from tests.drill.proxy import Proxy
 from tests.drill.strikes import STRIKES, TOO_LARGE, Fault
-from tests.drill.world import SIDES, USERS, World
+from tests.drill.world import SIDES, SOURCE, USERS, World
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ import psycopg
 from psycopg import sql
 
 from include.catalog import columns_of
-from include.local.databases import SOURCE, WAREHOUSE
+from include.local.databases import WAREHOUSE
 from include.sessions import pin
 from include.sources import TableSpec
-from tests.drill.world import World
+from tests.drill.world import SOURCE, World
 
 KEY = "pair || '/' || half"
 LIVE = "_deleted_at is null"

@@ -16,12 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from include.local.databases import SOURCE, WAREHOUSE
+from include.local.databases import WAREHOUSE
 from include.sources import TableSpec
 from tests.drill import invariants
 from tests.drill.attempt import Attempt, Run
 from tests.drill.strikes import STRIKES, Fault
-from tests.drill.world import World
+from tests.drill.world import SOURCE, World
 
 TRIES = 4
 """The DAG's `retries: 3`."""

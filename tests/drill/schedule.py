@@ -16,13 +16,13 @@ from typing import Any
 import psycopg
 
 from include.batch import to_text
-from include.local.databases import SOURCE, WAREHOUSE
+from include.local.databases import WAREHOUSE
 from include.sources import TableSpec
 from tests import clusters
 from tests.drill import invariants, writers
 from tests.drill.attempt import Run
 from tests.drill.runs import KINDS, Runs, Tally
-from tests.drill.world import World
+from tests.drill.world import SOURCE, World
 
 FORK = multiprocessing.get_context("fork")
 

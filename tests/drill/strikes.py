@@ -15,8 +15,8 @@ import psutil
 import psycopg
 from psycopg.pq import ExecStatus, TransactionStatus
 
-from include.local.databases import SOURCE, WAREHOUSE
-from tests.drill.world import SIDES
+from include.local.databases import WAREHOUSE
+from tests.drill.world import SIDES, SOURCE
 
 if TYPE_CHECKING:
     from tests.drill.attempt import Attempt

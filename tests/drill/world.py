@@ -15,8 +15,9 @@ from typing import TypeVar
 import psycopg
 from psycopg import sql
 
-from include.local.databases import ROLES, SOURCE, WAREHOUSE, provision
+from include.local.databases import WAREHOUSE, provision, roles_of
 from include.local.errors import LocalError
+from include.local.sample import Sample
 from include.local.servers import HOST, EmbeddedPostgres
 from include.sources import TableSpec
 from tests import clusters
@@ -27,8 +28,10 @@ Answer = TypeVar("Answer")
 
 HERE = Path(__file__).parent
 MODELS_DIR = HERE / "models"
-PASSWORDS = {role: "drill" for role in ROLES}
-USERS = {SOURCE: "shop_reader", WAREHOUSE: "raw_loader"}
+SHOP = Sample("shop", "shop_app", "shop_reader", HERE / "sql" / "roles.sql", "")
+SOURCE = SHOP.name
+PASSWORDS = {role: "drill" for role in roles_of(SHOP)}
+USERS = {SOURCE: SHOP.reader, WAREHOUSE: "raw_loader"}
 SIDES = tuple(USERS)
 
 # Recovery after an immediate stop should be quick. No machine loses power here, so fsync may be off in the source; the
@@ -123,7 +126,7 @@ class World:
             with psycopg.connect(server.superuser_dsn("postgres"), autocommit=True) as connection:
                 for name in SIDES:
                     connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
-            provision(server, PASSWORDS)
+            provision(server, PASSWORDS, SHOP)
         self._create_source()
         with self.admin(WAREHOUSE) as connection:
             for script in ("warehouse", "types"):
@@ -164,7 +167,7 @@ class World:
         """A volume was lost; the script that made the source runs again, on another cluster, with other rows."""
         self.remove_standby()
         self._succeed(self._new_cluster(SOURCE))
-        provision(self.servers[SOURCE], PASSWORDS)
+        provision(self.servers[SOURCE], PASSWORDS, SHOP)
         self._create_source()
         fill(f"postgresql://shop_app:drill@{HOST}:{self.ports[SOURCE]}/{SOURCE}")
 

@@ -150,7 +150,10 @@ def pipeline(postgres: Postgres) -> Iterator[Pipeline]:
 @pytest.fixture
 def roles(postgres: Postgres) -> Iterator[Callable[[str], psycopg.Connection]]:
     """The warehouse as `make run` provisions it: sessions as its roles."""
-    provision(postgres.server, dict.fromkeys(ROLES, "secret"))
+    for _ in range(2):
+        provision(postgres.server, dict.fromkeys(ROLES, "secret"))
+        with psycopg.connect(postgres.server.superuser_dsn("warehouse")) as connection:
+            connection.execute("create schema if not exists raw_shop authorization raw_loader")
     yield lambda role: psycopg.connect(postgres.server.dsn(role, "secret", "warehouse"), autocommit=True)
     with psycopg.connect(postgres.server.superuser_dsn("postgres"), autocommit=True) as connection:
         connection.execute("drop database warehouse with (force)")

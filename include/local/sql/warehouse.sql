@@ -41,7 +41,9 @@ do $$
 declare
     wanted text;
 begin
-    foreach wanted in array string_to_array(coalesce(nullif(current_setting('elt.raw_schemas', true), ''), 'raw_shop'), ',') loop
+    foreach wanted in array string_to_array(coalesce(current_setting('elt.raw_schemas', true), ''), ',')
+        || array['raw_shop'] -- sample shop
+    loop
         execute format('create schema if not exists %I authorization raw_loader', wanted);
     end loop;
     foreach wanted in array array['staging', 'intermediate', 'snapshots', 'marts', 'dbt_test_failures']

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pandas as pd
 
-from include.reports import monthly_sales
+from include.shop.report import monthly_sales
 
 
 def test_categories_by_falling_total_with_totals() -> None:
