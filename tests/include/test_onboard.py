@@ -37,6 +37,7 @@ from include.sources import Problem, Tables, TableSpec
 from tests.conftest import Postgres
 from tests.include.conftest import Pipeline
 from tests.include.databases import Database
+from tests.include.shapes import SHAPES
 
 SHAPE = """
 create schema billing;
@@ -754,3 +755,24 @@ def assert_loaded(pipeline: Pipeline, root: Path) -> None:
             loaded = f"(select {', '.join(quoted.values())} from {place} where _deleted_at is null)"
             assert pipeline.dump(pipeline.warehouse, loaded, "*") == source, spec
     assert_staged(pipeline, root)
+
+
+@pytest.mark.parametrize("shape", os.environ.get("SHAPES", "rental music").split())
+def test_a_database_of_a_known_shape(pipeline: Pipeline, root: Path, shape: str) -> None:
+    """No edit: onboard, run, change a row of each table, run. SHAPES= names others (`tests/include/shapes.py`)."""
+    statements, size = SHAPES[shape]
+    pipeline.app.execute("create extension if not exists plpgsql")
+    pipeline.app.execute("set timezone to 'UTC'")
+    pipeline.app.execute(statements)
+    done = everything(pipeline, root, zone="UTC", exclude=("public.orders",))
+    assert len(done.choice.tables) == size
+    build(pipeline, root)
+    assert_loaded(pipeline, root)
+    for table in done.choice.tables:
+        if table.cursor:
+            place = sql.Identifier(*table.place)
+            now = sql.SQL("update {} set {} = default").format(place, sql.Identifier(table.cursor.name))
+            pipeline.app.execute(now)
+    build(pipeline, root)
+    assert_loaded(pipeline, root)
+    assert everything(pipeline, root, zone="UTC", exclude=("public.orders",)).made.files == {}
