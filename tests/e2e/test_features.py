@@ -135,7 +135,8 @@ def test_the_graph_makes_what_dbt_build_makes(features: Checkout, by_dbt: dict[s
     assert warehouse.keys() == by_dbt.keys()
     for name, relation in by_dbt.items():
         assert warehouse[name] == relation, name
-    assert len(warehouse["marts.visits_by_day"][-1]) == 3 and warehouse["snapshots.customers_over_time"][-1]
+    assert len(warehouse["analytics_marts.visits_by_day"][-1]) == 3
+    assert warehouse["analytics_snapshots.customers_over_time"][-1]
 
 
 def test_every_node_is_run_once_and_the_hooks_of_a_run_once(features: Checkout, by_dbt: dict[str, Any]) -> None:
