@@ -185,7 +185,9 @@ def test_cosmos_makes_the_same_nodes_of_the_graph_as_of_the_whole_manifest() -> 
         found = DbtGraph(project, execution_config=ExecutionConfig(dbt_project_path=dbt_project.PROJECT_DIR))
         found.load_from_dbt_manifest()
         kept = (node for node in found.nodes.values() if node.resource_type in kinds)
-        return {node.unique_id: (node.resource_type, node.name, node.file_path, node.depends_on) for node in kept}
+        return {
+            node.unique_id: (node.resource_type, node.name, node.file_path, sorted(node.depends_on)) for node in kept
+        }
 
     expected = nodes(graph.with_name("manifest.json"))
     assert expected and nodes(graph) == expected

@@ -2,8 +2,6 @@
 -- however briefly. An event trigger, because raw tables are born in the transaction that first loads them.
 create schema drill;
 
-create schema if not exists raw_shop authorization raw_loader;
-
 create table drill.regressions (relation text, row_before text, row_after text);
 
 create function drill.note_regression() returns trigger language plpgsql security definer as $$
