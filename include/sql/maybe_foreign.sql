@@ -1,5 +1,6 @@
 -- Reads only. Whether foreign.sql, which takes longer, has anything to look at: an owner other than the loader, a
--- trigger, a rule, or code that did not come with PostgreSQL.
+-- trigger, a rule, or code that did not come with PostgreSQL. It asks of more objects than foreign.sql names: of the
+-- relation, its indexes, and whatever depends on it, as constraints, defaults and statistics do.
 select
     exists (
         select from pg_namespace
@@ -17,12 +18,27 @@ select
                     where pg_trigger.tgrelid = pg_class.oid and not pg_trigger.tgisinternal
                 )
                 or exists (
-                    select from pg_depend as part
+                    select
+                    from (
+                        select
+                            cast('pg_class' as regclass) as classid,
+                            pg_class.oid as objid
+                        union all
+                        select
+                            cast('pg_class' as regclass) as classid,
+                            pg_index.indexrelid as objid
+                        from pg_index
+                        where pg_index.indrelid = pg_class.oid
+                        union all
+                        select
+                            pg_depend.classid,
+                            pg_depend.objid
+                        from pg_depend
+                        where pg_depend.refclassid = cast('pg_class' as regclass) and pg_depend.refobjid = pg_class.oid
+                    ) as part
                     inner join pg_depend as code on part.classid = code.classid and part.objid = code.objid
                     where
-                        part.refclassid = cast('pg_class' as regclass)
-                        and part.refobjid = pg_class.oid
-                        and code.refobjid >= 16384
+                        code.refobjid >= 16384
                         and code.refclassid in (
                             cast('pg_proc' as regclass), cast('pg_operator' as regclass), cast('pg_type' as regclass)
                         )

@@ -127,6 +127,27 @@ def test_the_table_of_another_is_neither_read_nor_written(
             "create index on raw_shop.orders (staging.check(id))",
             "an index of table raw_shop.orders belongs to dbt_transformer",
         ),
+        (
+            "raw_loader",
+            "alter table raw_shop.orders add constraint trap exclude using btree ((staging.check(1)) with =)",
+            "an index of table raw_shop.orders belongs to dbt_transformer",
+        ),
+        (
+            "raw_loader",
+            "alter table raw_shop.orders alter n set default staging.check(1)::int",
+            "a default of table raw_shop.orders belongs to dbt_transformer",
+        ),
+        (
+            "raw_loader",
+            "create statistics raw_shop.trap on (staging.check(id)) from raw_shop.orders",
+            "statistics of table raw_shop.orders belongs to dbt_transformer",
+        ),
+        (
+            "dbt_transformer",
+            "create domain staging.trap as int check (staging.check(value)); reset role; "
+            "alter table raw_shop.orders add trap staging.trap",
+            "a column of table raw_shop.orders belongs to dbt_transformer",
+        ),
     ],
 )
 def test_code_of_another_on_raw_stops_the_load(
