@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
@@ -12,28 +10,8 @@ from airflow.providers.standard.operators.trigger_dagrun import DagIsPaused
 from airflow.sdk import DAG, CronDataIntervalTimetable
 
 from include.alerts import tell_failed
-from include.dbt_project import graph_path
-from include.local.environment import ROOT
 from include.sources import load_specs
-
-
-@pytest.fixture(scope="module")
-def bag() -> DagBag:
-    return DagBag(str(ROOT / "dags"))
-
-
-@pytest.fixture(scope="module")
-def dag(bag: DagBag) -> DAG:
-    return bag.dags["elt_pipeline"]
-
-
-@pytest.fixture(scope="module")
-def manifest() -> dict[str, Any]:
-    return json.loads(graph_path().with_name("manifest.json").read_text())
-
-
-def upstream(dag: DAG, task_id: str) -> set[str]:
-    return dag.get_task(task_id).get_flat_relative_ids(upstream=True)
+from tests.dags.conftest import upstream
 
 
 def test_every_file_parses_and_the_bag_is_not_empty(bag: DagBag) -> None:

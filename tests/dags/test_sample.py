@@ -15,18 +15,9 @@ from cosmos.operators.local import DbtRunLocalOperator, DbtSnapshotLocalOperator
 from include.dbt_project import graph_path
 from include.local.environment import ROOT
 from include.sources import load_specs
+from tests.dags.conftest import upstream
 
 EXPECTED = Path(__file__).with_name("expected_task_ids.txt")
-
-
-@pytest.fixture(scope="module")
-def bag() -> DagBag:
-    return DagBag(str(ROOT / "dags"))
-
-
-@pytest.fixture(scope="module")
-def dag(bag: DagBag) -> DAG:
-    return bag.dags["elt_pipeline"]
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +31,6 @@ def unique_ids(dag: DAG, operator: type[Any]) -> list[str]:
 
 def nodes(manifest: dict[str, Any], *resources: str) -> list[str]:
     return sorted(key for key, node in manifest["nodes"].items() if node["resource_type"] in resources)
-
-
-def upstream(dag: DAG, task_id: str) -> set[str]:
-    return dag.get_task(task_id).get_flat_relative_ids(upstream=True)
 
 
 def test_one_task_per_model_snapshot_and_test(dag: DAG, manifest: dict[str, Any]) -> None:
