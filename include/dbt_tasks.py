@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -44,7 +44,7 @@ from include.connecting import Parameters, profile_variables
 from include.dbt_project import load_manifest
 from include.errors import ConfigError
 from include.failing import WARNING, plainly
-from include.sessions import KEEPALIVE, pin
+from include.sessions import KEEPALIVE, look
 from include.tasks import no_retry_for_terminal_errors, reached
 
 log = structlog.get_logger(__name__)
@@ -81,16 +81,9 @@ def dbt_connection() -> Connection:
     return BaseHook.get_connection(CONNECTIONS[-1])
 
 
-@contextmanager
-def marts() -> Iterator[psycopg.Connection]:
+def marts() -> AbstractContextManager[psycopg.Connection]:
     """A read-only session on what dbt built."""
-    told = reached(dbt_connection(), application_name="elt_report", **KEEPALIVE)
-
-    def connect() -> psycopg.Connection:
-        return psycopg.connect(**told)  # type: ignore[arg-type]
-
-    with connect() as connection:
-        yield pin(connection, read_only=True, connect=connect)
+    return look(reached(dbt_connection(), application_name="elt_report", **KEEPALIVE))
 
 
 def warm_up() -> None:
@@ -115,8 +108,7 @@ def check_selection(params: Mapping[str, Any]) -> None:
     from include.dbt_runner import SELECTABLE, selected
 
     variables = params.get("dbt_vars") or {}
-    profile = profile_variables(reached(dbt_connection()))
-    manifest = load_manifest(profile, variables)
+    _, profile, manifest = _opened(variables)
     if variables:
         drawn = load_manifest(profile)
         new = sorted(key for key in manifest.nodes.keys() - drawn.nodes.keys() if key.split(".")[0] in SELECTABLE)

@@ -10,9 +10,8 @@ import structlog
 from airflow.sdk import BaseHook, Connection
 from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
 
-from include import health
+from include import health, sessions
 from include.errors import TerminalError
-from include.sessions import pin
 from include.tasks import reached
 
 log = structlog.get_logger(__name__)
@@ -50,13 +49,8 @@ def ask_source(name: str) -> health.Source:
 @contextmanager
 def look(named: Callable[[], Connection]) -> Iterator[psycopg.Connection]:
     """A read-only session, through the connection that is found, which waits for nothing longer than three seconds."""
-    told = {**reached(named()), **IMPATIENT}
-
-    def connect() -> psycopg.Connection:
-        return psycopg.connect(**told)  # type: ignore[arg-type]
-
-    with connect() as connection:
-        pin(connection, read_only=True, connect=connect).execute("set statement_timeout to '3s'")
+    with sessions.look({**reached(named()), **IMPATIENT}) as connection:
+        connection.execute("set statement_timeout to '3s'")
         yield connection
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -57,6 +57,17 @@ def pin(
         refuse_shared_server(connection, connect)
         _pin(connection, values | {"is_ours": True})
     return connection
+
+
+@contextmanager
+def look(told: Mapping[str, Any]) -> Iterator[Connection]:
+    """A pinned session that writes nothing, of what libpq is told."""
+
+    def connect() -> Connection:
+        return psycopg.connect(**told)
+
+    with connect() as connection:
+        yield pin(connection, read_only=True, connect=connect)
 
 
 def _pin(connection: Connection, values: dict[str, Any]) -> Any:
