@@ -52,8 +52,8 @@ def tree(tmp_path: Path) -> Path:
 
 
 def make(tree: Path, *arguments: str, **environment: str) -> list[tuple[list[str], dict[str, str]]]:
-    """Run make; how each program was called."""
-    path = {"PATH": f"{tree / 'bin'}:{os.environ['PATH']}"}
+    """Run make; how each program was called. What a make around this one was given is not for it."""
+    path = {"PATH": f"{tree / 'bin'}:{os.environ['PATH']}", "MAKEFLAGS": ""}
     subprocess.run(
         ["make", *arguments], cwd=tree, env=os.environ | path | environment, capture_output=True, check=False
     )

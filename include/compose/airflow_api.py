@@ -92,13 +92,19 @@ class Airflow:
         return [task["task_id"] for task in cleared["task_instances"]]
 
     def follow(self, dag_id: str, run_id: str) -> Iterator[list[dict[str, Any]]]:
-        """The run's tasks, again and again until it has ended; the last list is final."""
+        """The run's tasks, again and again until it has ended; the last list is final.
+
+        The server that answers works for the run's tasks too: it is left alone four times as long as it took.
+        """
         is_over = False
         while not is_over:
+            asked = time.monotonic()
             is_over = self.state(dag_id, run_id) in ("success", "failed")
-            yield self.tasks(dag_id, run_id)
+            found = self.tasks(dag_id, run_id)
+            took = time.monotonic() - asked
+            yield found
             if not is_over:
-                time.sleep(POLL_SECONDS)
+                time.sleep(max(POLL_SECONDS, 4 * took))
 
     def _wait_for(self, dag_id: str) -> None:
         """Until the DAG is parsed, which may be a while after the services are healthy."""

@@ -194,7 +194,11 @@ def airflow_settings(here: Installation, api_port: int) -> dict[str, str]:
             "execution_api_server_url": f"http://127.0.0.1:{api_port}/execution/",
         },
         # Whoever starts a command here has migrated (include/local/pipeline.py); looking again takes 0.5 s.
-        "database": {"sql_alchemy_conn": f"sqlite:///{quote(str(here.metadata))}", "check_migrations": "False"},
+        "database": {
+            # One process writes at a time; 5 s, where nothing is said, are too short for the others on a busy machine.
+            "sql_alchemy_conn": f"sqlite:///{quote(str(here.metadata))}?timeout=60",
+            "check_migrations": "False",
+        },
         "api": {"host": "127.0.0.1", "port": str(api_port), "secret_key": secret["session"], "expose_config": "False"},
         "api_auth": {"jwt_secret": secret["jwt"]},
         "dag_processor": {"refresh_interval": "30", "dag_file_processor_timeout": str(PARSE_SECONDS + 30)},

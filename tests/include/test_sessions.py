@@ -153,7 +153,7 @@ def test_rows_come_as_they_do_elsewhere_whatever_cursor_a_connection_names(
 
 def test_what_the_options_ask_for_is_there(shop: Callable[..., str]) -> None:
     """Compared as the server writes it, and where we pin something else, that counts."""
-    shop(extra={"options": r"-c elt.salt=two\ words -c work_mem=65536 -c statement_timeout=5 -c role=pg_monitor"})
+    shop(extra={"options": r"-c elt.salt=two\ words -c work_mem=65536 -c statement_timeout=90000 -c role=pg_monitor"})
     with tasks.session("shop", read_only=True) as connection:
         has = "select current_setting('elt.salt'), current_setting('work_mem'), current_user"
         assert connection.execute(has).fetchone() == ("two words", "64MB", "pg_monitor")
