@@ -15,7 +15,8 @@ RUN --mount=type=cache,target=/tmp/uv,uid=50000 \
  && rm -rf venv/lib/python3*/site-packages/pandas/tests
 
 FROM packages AS manifest
-COPY include/__init__.py include/connecting.py include/errors.py include/files.py include/retries.py include/dbt_*.py include/
+COPY include/__init__.py include/connecting.py include/errors.py include/files.py include/retries.py include/
+COPY include/dbt include/dbt
 COPY --chown=50000:0 dbt dbt
 # dbt fetches a package of a git repository with it.
 USER root
@@ -23,8 +24,8 @@ RUN if grep -qsE '^ *- *git:' dbt/packages.yml dbt/dependencies.yml && ! command
         apt-get update -qq && apt-get install -qq --no-install-recommends git; \
     fi
 USER 50000:0
-RUN venv/bin/python -m include.dbt_packages \
- && DBT_TARGET_PATH=/opt/airflow/manifest venv/bin/python -m include.dbt_project
+RUN venv/bin/python -m include.dbt.packages \
+ && DBT_TARGET_PATH=/opt/airflow/manifest venv/bin/python -m include.dbt.project
 
 FROM ${AIRFLOW}
 ENV PATH=/opt/airflow/venv/bin:${PATH} \

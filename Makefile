@@ -25,7 +25,7 @@ help: ## show this list
 # Of what lists dbt's packages, or of packages that none lists any more; where the lists did not change, nothing is done.
 PACKAGES := $(wildcard dbt/packages.yml dbt/dependencies.yml dbt/dbt_packages)
 setup: $(VENV)/ready ## create .venv from requirements.lock, install the packages of the dbt project
-	@$(if $(PACKAGES),$(BIN)/python -m include.dbt_packages,:)
+	@$(if $(PACKAGES),$(BIN)/python -m include.dbt.packages,:)
 
 run: setup ## run the pipeline once, on PostgreSQL that it brings up
 	@$(LOCAL) run || [ $$? -eq 130 ]
@@ -62,7 +62,7 @@ shop: setup ## create the sample shop, or change a slice of it, without running 
 
 ## Look after it
 .PHONY: plan reconcile rewind erase onboard yours
-COMMAND := $(LOCAL) exec python -m include.commands
+COMMAND := $(LOCAL) exec python -m include.orchestrate.commands
 plan: setup ## what the next run would read and change, per table; changes nothing (TABLE=erp.orders)
 	@$(COMMAND) plan
 

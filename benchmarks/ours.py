@@ -9,13 +9,12 @@ from time import perf_counter
 import psycopg
 
 from benchmarks.measure import TIMED
-from include import watermark
 from include.extract.horizon import read_horizon
 from include.extract.table import Request, extract_table
 from include.load.publish import load_batch
-from include.sessions import pin
+from include.postgres.sessions import pin
 from include.sources import TableSpec
-from include.state import ledger
+from include.state import ledger, watermark
 
 # The shortest overlap: rounds follow each other faster than runs do, and would read the last delta again.
 SPEC = TableSpec(

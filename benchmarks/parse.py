@@ -25,7 +25,7 @@ def main(mode: str, *arguments: str) -> None:
     from airflow.dag_processing.dagbag import DagBag
     from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsing_context_manager
 
-    import include.rendering  # noqa: F401 isort: skip
+    import include.orchestrate.rendering  # noqa: F401 isort: skip
 
     imported = perf_counter()
     if mode == "imports":

@@ -22,11 +22,11 @@ from datetime import datetime, timedelta
 
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param
 
-from include import dbt_vars
-from include.alerts import due_within, tell_failed
-from include.rendering import render_pipeline
+from include.dbt import variables as dbt_vars
+from include.orchestrate.alerts import due_within, tell_failed
+from include.orchestrate.rendering import render_pipeline
+from include.orchestrate.tasks import check_parameters, marts_ready
 from include.sources import load_tables
-from include.tasks import check_parameters, marts_ready
 
 INSTANT = {"default": None, "type": ["null", "string"], "format": "date-time"}
 TABLES = load_tables().names

@@ -22,10 +22,10 @@ from datetime import datetime, timedelta
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param
 
-from include.alerts import due_within, tell_failed
-from include.maintenance import anything_repaired, reconcile_table
+from include.orchestrate.alerts import due_within, tell_failed
+from include.orchestrate.maintenance import anything_repaired, reconcile_table
+from include.orchestrate.tasks import check_parameters
 from include.sources import load_tables
-from include.tasks import check_parameters
 
 TABLES = load_tables().names
 

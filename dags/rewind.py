@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 
 from airflow.sdk import DAG, Param
 
-from include.maintenance import rewind_table
+from include.orchestrate.maintenance import rewind_table
 from include.sources import load_tables
 
 TABLES = load_tables().names

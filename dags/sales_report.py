@@ -16,9 +16,9 @@ from datetime import datetime, timedelta
 import structlog
 from airflow.sdk import DAG, Asset, task
 
-from include.dbt_tasks import marts
+from include.orchestrate.dbt_tasks import marts
+from include.orchestrate.tasks import no_retry_for_terminal_errors
 from include.shop.report import monthly_sales, read_sales
-from include.tasks import no_retry_for_terminal_errors
 
 
 @task

@@ -16,8 +16,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pytimeparse import parse as parse_seconds
 
-from include.dbt_names import group_of_table, layer_of_source, variable_of_table
-from include.dbt_project import sources_path
+from include.dbt.names import group_of_table, layer_of_source, variable_of_table
+from include.dbt.project import sources_path
 
 LOADED_COLUMNS = ("_loaded_at", "_run_id", "_deleted_at")
 """Columns that loading adds to every raw table."""
@@ -216,7 +216,7 @@ def tables_of(entries: Iterable[Mapping[str, Any]]) -> Tables:
     """Check source entries, each by itself: what is wrong with one leaves the others alone.
 
     Args:
-        entries: As `include.dbt_graph.entries` makes them of dbt's manifest.
+        entries: As `include.dbt.graph.entries` makes them of dbt's manifest.
     """
     tables = Tables({}, {})
     seen: dict[str, str] = {}

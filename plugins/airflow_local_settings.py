@@ -24,13 +24,13 @@ if FORKING_COMMANDS & set(sys.argv[1:2]):
     from airflow.sdk.lineage import get_hook_lineage_collector
     from airflow.sdk.listener import get_listener_manager
 
-    import include.alerts
-    import include.rendering
+    import include.orchestrate.alerts
+    import include.orchestrate.rendering
 
     get_listener_manager()
     get_hook_lineage_collector()
     try:
-        include.dbt_tasks.warm_up()
+        include.orchestrate.dbt_tasks.warm_up()
     except Exception:  # a broken dbt project or a connection that only tasks see: they work, or say why not, themselves
         logging.getLogger(__name__).warning("dbt is not warmed up: its tasks start slower", exc_info=True)
 

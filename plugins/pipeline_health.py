@@ -21,7 +21,7 @@ async def page(scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable
         await send({"type": "http.response.start", "status": 400, "headers": [(b"content-type", b"text/plain")]})
         await send({"type": "http.response.body", "body": b"a NUL is part of no name"})
         return
-    from include.health_page import app
+    from include.orchestrate.health_page import app
 
     await app(scope, receive, send)
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from airflow.sdk import DAG
 
-from include import dbt_project, dbt_runner
+from include.dbt import project as dbt_project
+from include.dbt import runner as dbt_runner
 from include.local.environment import ROOT
-from include.rendering import render_pipeline
+from include.orchestrate.rendering import render_pipeline
 
 PROJECT = "{name: elt, profile: elt, flags: {send_anonymous_usage_stats: false}}"
 

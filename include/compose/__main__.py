@@ -13,8 +13,8 @@ from typing import Any
 from include.compose.airflow_api import Airflow
 from include.local.dotenv import complete_env_file, parse_env_file
 from include.local.errors import LocalError
+from include.local.progress import ENDED, Console, Task
 from include.local.sample import SAMPLE
-from include.progress import ENDED, Console, Task
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DAG_ID = "elt_pipeline"

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from include.buckets import WHOLE, Buckets, Side, compare
-from include.catalog import Column, columns_of, same_key
-from include.extract.rows import rows_of
-from include.sessions import Connection, identifiers
+from include.postgres.buckets import WHOLE, Buckets, Side, compare
+from include.postgres.catalog import Column, columns_of, same_key
+from include.postgres.sessions import Connection, identifiers
+from include.schema.rows import rows_of
 from include.sources import TableSpec
 
 

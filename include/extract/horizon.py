@@ -13,11 +13,11 @@ import structlog
 from psycopg import sql
 from psycopg.rows import namedtuple_row
 
-from include.batch import Horizon, to_text
 from include.errors import TerminalError
-from include.server import server_of
-from include.sessions import Connection
+from include.postgres.server import server_of
+from include.postgres.sessions import Connection
 from include.sql import statement
+from include.state.messages import Horizon, to_text
 
 log = structlog.get_logger(__name__)
 

@@ -11,10 +11,10 @@ from math import ceil
 import structlog
 from psycopg import sql
 
-from include.catalog import Column, estimated_rows, relation_of
 from include.errors import ConfigError
-from include.extract.rows import rows_of
-from include.sessions import Connection, identifiers
+from include.postgres.catalog import Column, estimated_rows, relation_of
+from include.postgres.sessions import Connection, identifiers
+from include.schema.rows import rows_of
 from include.sources import TableSpec
 
 log = structlog.get_logger(__name__)

@@ -15,9 +15,9 @@ from psycopg.generators import copy_to
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGresult
 
-from include.catalog import SAME_EVERYWHERE
 from include.errors import StalledError, TransientError
-from include.sessions import Connection, identifiers
+from include.postgres.catalog import SAME_EVERYWHERE
+from include.postgres.sessions import Connection, identifiers
 
 Format = Literal["binary", "text"]
 

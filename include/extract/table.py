@@ -11,22 +11,22 @@ from psycopg import sql
 from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedFunction, UndefinedTable
 from psycopg.rows import dict_row
 
-from include.batch import Batch, Horizon, Part, Staged, Window, digest, to_text
-from include.buckets import WHOLE, Buckets
-from include.catalog import Column, check_types, source_columns
-from include.drift import Drift, examine, fixed, shape_of
 from include.errors import DriftError, TerminalError, TransientError
 from include.extract.deletes import differing_buckets
 from include.extract.ranges import find_bounds, in_range
-from include.extract.rows import in_window, instant, rows_of
 from include.extract.stream import Copied, copy_format, stream
-from include.proof import unproven
-from include.server import Server, expect, is_durable, server_of
-from include.sessions import Connection, identifiers, lock_table, relation_text, snapshot
+from include.postgres.buckets import WHOLE, Buckets
+from include.postgres.catalog import Column, check_types, source_columns
+from include.postgres.server import Server, expect, is_durable, server_of
+from include.postgres.sessions import Connection, identifiers, lock_table, relation_text, snapshot
+from include.schema.drift import Drift, examine, fixed, shape_of
+from include.schema.proof import unproven
+from include.schema.rows import in_window, instant, rows_of
 from include.sources import TableSpec
 from include.sql import statement
 from include.state import extractions
 from include.state.lineage import Loss, find_loss
+from include.state.messages import Batch, Horizon, Part, Staged, Window, digest, to_text
 
 log = structlog.get_logger(__name__)
 

@@ -9,13 +9,13 @@ from datetime import datetime
 
 from psycopg import sql
 
-from include.batch import Batch
-from include.buckets import Buckets, digest_of
-from include.catalog import Column, estimated_rows, same_key
 from include.errors import TerminalError
-from include.sessions import Connection, identifiers, relation_text
+from include.postgres.buckets import Buckets, digest_of
+from include.postgres.catalog import Column, estimated_rows, same_key
+from include.postgres.sessions import Connection, identifiers, relation_text
 from include.sources import TableSpec
 from include.state import extractions
+from include.state.messages import Batch
 
 SMALL_SHARE = 0.1
 """Of raw's rows, below which a batch is small: its rows are looked up in the key, and few columns analysed after it.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from include.load.merge import Load, not_newer
-from include.sessions import Connection
+from include.postgres.sessions import Connection
 from include.sources import TableSpec
 from include.sql import statement
 

@@ -12,17 +12,17 @@ from psycopg import errors, sql
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from include.batch import Batch, LoadResult, digest
-from include.catalog import Column, columns_of, estimated_rows, raw_columns
-from include.drift import Drift, add_column, change_type, compare, refuse_other_key, views_on
 from include.errors import DriftError, TerminalError
 from include.load import personal
 from include.load.merge import SMALL_SHARE, Counts, Load, refuse_known_keys, replace_all, soft_delete, upsert
-from include.load.order import OtherLoad, newer_loads, overlapping_loads
-from include.sessions import Connection, identifiers, relation_text
+from include.postgres.catalog import Column, columns_of, estimated_rows, raw_columns
+from include.postgres.sessions import Connection, identifiers, relation_text
+from include.schema.drift import Drift, add_column, change_type, compare, refuse_other_key, views_on
 from include.sources import TableSpec
 from include.sql import statement
 from include.state import extractions, ledger, lineage
+from include.state.messages import Batch, LoadResult, digest
+from include.state.precedence import OtherLoad, newer_loads, overlapping_loads
 
 log = structlog.get_logger(__name__)
 

@@ -35,9 +35,9 @@ from include.local.environment import (
     write_shell_file,
 )
 from include.local.errors import LocalError
+from include.local.progress import Console
 from include.local.sample import SAMPLE, Sample
 from include.local.servers import HIGHEST_PORT
-from include.progress import Console
 
 NEEDED_BYTES = 1_500_000_000
 FULL_BYTES = 20_000_000

@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from include.dbt_project import graph_path
+from include.dbt.project import graph_path
 from include.errors import ConfigError
 from include.local.errors import LocalError
 from include.local.sample import SAMPLE, Sample

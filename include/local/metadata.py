@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from include.progress import Task
+from include.local.progress import Task
 
 
 @contextmanager
@@ -48,7 +48,7 @@ def tasks_of(database: Path, number: int) -> list[Task]:
 
 
 def error_of(database: Path, number: int, task: Task) -> str | None:
-    """Why a task of a run failed, where it could say so (include/failing.py)."""
+    """Why a task of a run failed, where it could say so (include/orchestrate/failing.py)."""
     query = """
         select value from xcom where dag_run_id = ? and task_id = ? and map_index = ? and key = 'error'
     """

@@ -18,7 +18,7 @@ from psycopg.rows import namedtuple_row
 from include.local import metadata
 from include.local.environment import ROOT, Installation, libpq_uri
 from include.local.errors import LocalError
-from include.progress import Console, Task, counted
+from include.local.progress import Console, Task, counted
 
 DAG_ID = "elt_pipeline"
 _ENDED = re.compile(r"\[DAG TEST\] end task task_id=(\S+) map_index=(-?\d+)")

@@ -15,8 +15,8 @@ from pathlib import Path
 from include.files import write_whole
 from include.local.environment import Installation
 from include.local.errors import LocalError
+from include.local.progress import Console
 from include.local.servers import HOST, is_free
-from include.progress import Console
 
 Say = Callable[[str], None]
 SERVICES = ("api-server", "scheduler", "dag-processor", "triggerer")

@@ -13,7 +13,7 @@ from include.onboard.grants import Reader, reader_of
 from include.onboard.shape import Table, read_tables
 from include.onboard.trial import Trial, at_fault, in_a_copy, refused_by
 from include.onboard.write import Written, files_for, with_names
-from include.sessions import Connection
+from include.postgres.sessions import Connection
 from include.sources import Tables, TableSpec
 
 

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from include.onboard.names import fitting
 from include.onboard.shape import Table
-from include.sessions import Connection, identifiers
+from include.postgres.sessions import Connection, identifiers
 from include.sources import TableSpec
 from include.sql import statement
 

@@ -10,10 +10,10 @@ from typing import Any
 from psycopg import DatabaseError, sql
 from psycopg.errors import FeatureNotSupported
 
-from include.catalog import MAX_COLUMNS, NAMES_OF_OBJECTS
 from include.onboard.names import slug
-from include.proof import unproven
-from include.sessions import Connection, identifiers, relation_text
+from include.postgres.catalog import MAX_COLUMNS, NAMES_OF_OBJECTS
+from include.postgres.sessions import Connection, identifiers, relation_text
+from include.schema.proof import unproven
 from include.sources import LOADED_COLUMNS
 from include.sql import statement
 

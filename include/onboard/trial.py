@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from psycopg import sql
 
 from include.onboard.shape import Table
-from include.sessions import Connection
+from include.postgres.sessions import Connection
 
 Trial = Callable[[Mapping[Path, str]], str | None]
 """Says what is wrong with a project that has these files; None where nothing is."""

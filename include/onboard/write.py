@@ -19,7 +19,7 @@ from include.onboard.grants import Reader, grants_for
 from include.onboard.names import as_text, fitting, free, in_model, on_one_line, slug
 from include.onboard.shape import Column, Table
 from include.onboard.staging import OWN, Staged, columns_of_model, model_text, staged
-from include.sessions import Connection
+from include.postgres.sessions import Connection
 from include.sources import LOADED_COLUMNS, TableSpec
 from include.sql import statement
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from include.sessions import Connection
+from include.postgres.sessions import Connection
 
 SALES_BY_MONTH = """
     select date_trunc('month', sales.date_key)::date as month, products.category, sum(sales.line_amount) as revenue

@@ -16,14 +16,14 @@ from psycopg import errors, sql
 from psycopg.rows import class_row, namedtuple_row
 from psycopg.types.json import Jsonb
 
-from include.batch import Part, Staged
-from include.buckets import Buckets
 from include.errors import TerminalError
-from include.server import Server
-from include.sessions import Connection
+from include.postgres.buckets import Buckets
+from include.postgres.server import Server
+from include.postgres.sessions import Connection
 from include.sources import TableSpec
 from include.sql import statement
 from include.state.ledger import SCHEMA
+from include.state.messages import Part, Staged
 
 log = structlog.get_logger(__name__)
 

@@ -14,12 +14,12 @@ from psycopg import sql
 from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedTable
 from psycopg.rows import class_row
 
-from include.catalog import raw_columns, refuse_foreign
 from include.errors import TerminalError
-from include.sessions import Connection
+from include.postgres.catalog import raw_columns, refuse_foreign
+from include.postgres.sessions import Connection
 from include.sources import TableSpec
 from include.sql import statement
-from include.watermark import LastMark
+from include.state.watermark import LastMark
 
 log = structlog.get_logger(__name__)
 

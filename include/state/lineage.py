@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 from psycopg.rows import namedtuple_row
 
-from include.server import Server
-from include.sessions import Connection
+from include.postgres.server import Server
+from include.postgres.sessions import Connection
 from include.sources import TableSpec
 from include.sql import statement
-from include.watermark import BEGINNING
+from include.state.watermark import BEGINNING
 
 if TYPE_CHECKING:
-    from include.batch import Batch
-    from include.load.order import OtherLoad
+    from include.state.messages import Batch
+    from include.state.precedence import OtherLoad
 
 
 @dataclass(frozen=True)

@@ -162,12 +162,12 @@ def test_what_is_not_committed_is_not_published(
     assert "commit first, or write elsewhere with RESULTS=" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("changed", "expected"), [("docs/bench.svg", False), ("include/plan.py", True)])
+@pytest.mark.parametrize(("changed", "expected"), [("docs/bench.svg", False), ("include/operate/plan.py", True)])
 def test_results_of_an_earlier_run_are_no_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str, expected: bool
 ) -> None:
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
-    (tmp_path / changed).parent.mkdir()
+    (tmp_path / changed).parent.mkdir(parents=True)
     (tmp_path / changed).touch()
     monkeypatch.setattr(report, "ROOT", tmp_path)
     assert report.is_dirty() is expected

@@ -10,7 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from include.compose.airflow_api import Airflow
-from include.links import task_path
+from include.orchestrate.links import task_path
 from tests.browser.conftest import NARROW, WIDE, Person, password_of
 from tests.conftest import Checkout
 from tests.e2e.conftest import end_of_runs, spoil_orders

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from include.progress import ENDED
+from include.local.progress import ENDED
 from tests.containers.conftest import DAG_ID, FirstRun, Stack, until
 
 ROWS = 1_900_000

@@ -12,7 +12,7 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 from cosmos.operators.local import DbtRunLocalOperator, DbtSnapshotLocalOperator, DbtTestLocalOperator
 
-from include.dbt_project import graph_path
+from include.dbt.project import graph_path
 from include.local.environment import ROOT
 from include.sources import load_specs
 from tests.dags.conftest import upstream

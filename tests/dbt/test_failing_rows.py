@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from jinja2 import Environment
 
-from include.dbt_project import PROJECT_DIR
+from include.dbt.project import PROJECT_DIR
 from tests.conftest import Postgres
 
 MACROS: Any = Environment().from_string((PROJECT_DIR / "macros" / "failing_rows.sql").read_text()).module

@@ -25,10 +25,10 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 from psycopg import Cursor, sql
 from psycopg._connection_base import BaseConnection
 
-from include import tasks
 from include.errors import TransientError
 from include.extract import stream
 from include.local.databases import WAREHOUSE
+from include.orchestrate import tasks
 from include.sources import Tables
 from tests.drill.proxy import Proxy
 from tests.drill.strikes import STRIKES, TOO_LARGE, Fault

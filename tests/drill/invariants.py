@@ -16,9 +16,9 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from include.catalog import columns_of
 from include.local.databases import WAREHOUSE
-from include.sessions import pin
+from include.postgres.catalog import columns_of
+from include.postgres.sessions import pin
 from include.sources import TableSpec
 from tests.drill.world import SOURCE, World
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from psycopg import sql
 
-from include import drift, tasks
 from include.extract import horizon, stream, table
 from include.extract.horizon import read_horizon
 from include.load import publish
-from include.server import Server
+from include.orchestrate import tasks
+from include.postgres.server import Server
+from include.schema import drift
 from tests.drill.attempt import replace
 from tests.drill.schedule import Plan
 from tests.drill.writers import Writer

@@ -15,9 +15,9 @@ from typing import Any
 
 import psycopg
 
-from include.batch import to_text
 from include.local.databases import WAREHOUSE
 from include.sources import TableSpec
+from include.state.messages import to_text
 from tests import clusters
 from tests.drill import invariants, writers
 from tests.drill.attempt import Run

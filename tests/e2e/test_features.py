@@ -55,7 +55,7 @@ def features(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Ch
     shutil.copy(ROOT / "dags/elt_pipeline.py", root / "dags")
     (root / ".venv").symlink_to(ROOT / ".venv")
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    subprocess.run([sys.executable, "-m", "include.dbt_packages"], cwd=root, env=environment, check=True)
+    subprocess.run([sys.executable, "-m", "include.dbt.packages"], cwd=root, env=environment, check=True)
     made = Checkout(checkout.here, root)
     made.run("shop")
     with psycopg.connect(made.here.server().superuser_dsn("warehouse")) as somebody:

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from include.health import read_failing_rows
+from include.operate.health import read_failing_rows
 from tests.conftest import Checkout
 
 SALES_IN_SOURCE = """
@@ -89,7 +89,7 @@ def test_the_watermark_is_shown_and_equals_the_ledger(checkout: Checkout, output
 
 def test_the_commands_that_look_after_it(checkout: Checkout, outputs: list[str]) -> None:
     """Through Airflow's own Variables and connections, and with the roles of the installation."""
-    command = ("exec", "python", "-m", "include.commands")
+    command = ("exec", "python", "-m", "include.orchestrate.commands")
     planned = checkout.run(*command, "plan")
     assert planned.returncode == 0 and planned.stdout.count("  window  incremental: ") == 4, planned.stderr
     assert checkout.run(*command, "reconcile").returncode == 0

@@ -12,15 +12,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from include import watermark
-from include.batch import Batch, Horizon, LoadResult, Part, Window
 from include.extract.horizon import read_horizon
 from include.extract.table import Request, begin_extraction, extract_part, extract_table
 from include.load.publish import load_batch
 from include.local.databases import ROLES, provision
-from include.sessions import Connection, pin
+from include.postgres.sessions import Connection, pin
 from include.sources import TableSpec
-from include.state import ledger
+from include.state import ledger, watermark
+from include.state.messages import Batch, Horizon, LoadResult, Part, Window
 from tests.conftest import Postgres
 
 

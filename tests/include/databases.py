@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from psycopg import sql
 
-from include.sessions import Connection
+from include.postgres.sessions import Connection
 
 WORDS = (
     *(

@@ -11,14 +11,14 @@ import pytest
 from psycopg import pq, sql
 from structlog.testing import capture_logs
 
-from include import health
-from include.batch import Horizon, Window, to_text
 from include.errors import ConfigError, TerminalError
 from include.extract.horizon import read_horizon
-from include.health import read_source
 from include.load import publish
 from include.local.servers import EmbeddedPostgres
-from include.sessions import pin
+from include.operate import health
+from include.operate.health import read_source
+from include.postgres.sessions import pin
+from include.state.messages import Horizon, Window, to_text
 from tests.conftest import Postgres
 from tests.include.conftest import Pipeline
 

@@ -17,7 +17,9 @@ import pytest
 import yaml
 from airflow.sdk import DAG
 
-from include import dbt_graph, dbt_project, dbt_runner
+from include.dbt import graph as dbt_graph
+from include.dbt import project as dbt_project
+from include.dbt import runner as dbt_runner
 from include.sources import load_tables
 from tests.projects import project, rendered
 

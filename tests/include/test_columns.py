@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from include.errors import ConfigError, TerminalError, TransientError
-from include.sessions import lock_table, pin, snapshot
+from include.postgres.sessions import lock_table, pin, snapshot
 from tests.conftest import Postgres
 from tests.include.conftest import Pipeline
 

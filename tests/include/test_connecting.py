@@ -15,10 +15,11 @@ import pytest
 from airflow.providers.postgres.hooks.postgres import PostgresHook
 from airflow.sdk import Connection
 
-from include import dbt_project, dbt_runner
 from include.connecting import libpq_parameters, libpq_variables, profile_variables, written_parameters
+from include.dbt import project as dbt_project
+from include.dbt import runner as dbt_runner
 from include.errors import ConfigError
-from include.tasks import reached
+from include.orchestrate.tasks import reached
 from tests.conftest import Postgres, SystemPostgres
 from tests.include.test_tls import Authority
 

@@ -13,10 +13,10 @@ from structlog.testing import capture_logs
 
 from include.errors import TransientError
 from include.local.servers import EmbeddedPostgres
-from include.plan import plan_table
-from include.reconcile import reconcile
-from include.server import PARTS, Server, server_of
-from include.sessions import pin
+from include.operate.plan import plan_table
+from include.operate.reconcile import reconcile
+from include.postgres.server import PARTS, Server, server_of
+from include.postgres.sessions import pin
 from include.sources import TableSpec
 from tests import clusters
 from tests.conftest import Postgres, SystemPostgres, system_programs

@@ -15,7 +15,7 @@ import pytest
 
 from include.local.databases import ROLES, provision
 from include.local.servers import EmbeddedPostgres
-from include.sessions import pin
+from include.postgres.sessions import pin
 from include.state import ledger
 from tests.attempts import CATALOG, REFUSED, Attempt, attempts, disagreement, own_schema
 

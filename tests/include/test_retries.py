@@ -13,7 +13,8 @@ import psycopg2
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from include import retries, tasks
+from include import retries
+from include.orchestrate import tasks
 from tests.conftest import Postgres
 
 PASSES = {

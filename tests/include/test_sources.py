@@ -14,7 +14,7 @@ GOOD = {"key": "id", "cursor": "updated_at"}
 
 
 def entry(extract: Any = GOOD, table: str = "orders", source: str = "shop", **changes: Any) -> dict[str, Any]:
-    """A source table as `include.dbt_graph.entries` hands it over."""
+    """A source table as `include.dbt.graph.entries` hands it over."""
     made = {"unique_id": f"source.elt.{source}.{table}", "source_name": source, "name": table, "identifier": table}
     return made | {"schema": f"raw_{source}", "file": "dbt/models/_sources.yml", "extract": extract} | changes
 

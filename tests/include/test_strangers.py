@@ -11,9 +11,9 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from include.errors import TerminalError
 from include.load import publish
-from include.plan import plan_table
-from include.reconcile import reconcile
-from include.sessions import pin
+from include.operate.plan import plan_table
+from include.operate.reconcile import reconcile
+from include.postgres.sessions import pin
 from include.sources import TableSpec
 from tests.conftest import Postgres
 from tests.include.conftest import Pipeline

@@ -30,7 +30,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from include import retries
 from include.connecting import profile_variables, written_parameters
-from include.dbt_project import PROJECT_DIR, dbt_environment
+from include.dbt.project import PROJECT_DIR, dbt_environment
 from include.local.environment import ROOT
 from tests.conftest import Postgres
 

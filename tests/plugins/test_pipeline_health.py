@@ -108,7 +108,7 @@ def test_dbts_documentation_is_a_stranger_to_airflow_and_for_who_may_clear_tasks
     server: TestClient, metadata: None, databases: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert ">Models, columns and their lineage</a>" not in page(server).text
-    monkeypatch.setattr("include.health_page.target_dir", lambda: tmp_path)
+    monkeypatch.setattr("include.orchestrate.health_page.target_dir", lambda: tmp_path)
     missing = page(server, f"{PAGE}dbt")
     assert missing.status_code == 404 and "run make docs" in missing.text
     (tmp_path / "static_index.html").write_text("<h1>models</h1>")
@@ -211,7 +211,7 @@ def runs(server: TestClient) -> Iterator[Callable[..., None]]:
 def failing() -> list[tuple[str, str]]:
     from airflow.utils.session import create_session
 
-    from include.health_runs import still_failing
+    from include.orchestrate.health_runs import still_failing
 
     with create_session() as session:
         return [(task.run_id, task.task_id) for task in still_failing(session, {"rewind"})]
@@ -234,7 +234,7 @@ def test_a_warning_stands_until_a_newer_run_has_none(server: TestClient, runs: C
     from airflow.utils.session import create_session
     from sqlalchemy import delete, insert, select
 
-    from include.health_runs import still_failing
+    from include.orchestrate.health_runs import still_failing
 
     runs(test="success", load="success")
     with create_session() as session:
@@ -337,7 +337,7 @@ def test_a_broken_source_entry_is_a_sentence_and_takes_no_other_table_away(
     sentence = "dbt/models/_sources.yml: table shop.visits: mode 'incremental' needs key; add `key:`"
     listed = load_tables()
     broken = listed._replace(problems={"source.elt.shop.visits": Problem("shop.visits", sentence)})
-    monkeypatch.setattr("include.health_page.load_tables", lambda: broken)
+    monkeypatch.setattr("include.orchestrate.health_page.load_tables", lambda: broken)
     shown = html.unescape(page(server).text)
     assert sentence in shown and "shop.orders" in shown
     assert sentence in html.unescape(page(server, f"{PAGE}tables/shop.visits").text)
@@ -357,7 +357,7 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_every_text_has_the_contrast_that_wcag_asks_for(scheme: int) -> None:
-    template = (ROOT / "include" / "health.html.jinja").read_text()
+    template = (ROOT / "include/orchestrate/health.html.jinja").read_text()
     palette = {name: pair[scheme] for name, *pair in re.findall(r"--(\w+): light-dark\((#\w+), (#\w+)\)", template)}
     assert {"bg", "head", "fg", "muted", "link", "good", "bad", "warn"} <= palette.keys()
     for text in ("fg", "muted", "link", "good", "bad", "warn"):

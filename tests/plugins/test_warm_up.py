@@ -17,7 +17,7 @@ import sys
 sys.argv = ["airflow", "scheduler"]
 import airflow_local_settings
 from airflow.sdk.plugins_manager import _get_plugins
-from include.dbt_project import _load_manifest
+from include.dbt.project import _load_manifest
 assert _get_plugins.cache_info().currsize, "each task would look for plugins again"
 print("manifests read:", _load_manifest.cache_info().misses)
 print("warmed up again as a plugin:", _load_manifest.cache_info().hits)

@@ -112,7 +112,7 @@ def test_an_own_database_and_mart_after_the_docs(checkout: Checkout, postgres: P
     own = {"AIRFLOW_CONN_ERP": postgres.database(), "SOURCE": "erp"}
     with psycopg.connect(own["AIRFLOW_CONN_ERP"]) as connection:
         connection.execute(SOURCE)
-    done = checkout.run("exec", "python", "-m", "include.commands", "onboard", **own)
+    done = checkout.run("exec", "python", "-m", "include.orchestrate.commands", "onboard", **own)
     assert done.returncode == 0, done.stdout + done.stderr
     for name, language in (("fct_orders.sql", "sql"), ("fct_orders.yml", "yaml")):
         path = checkout.root / "dbt/models/marts" / name

@@ -1,0 +1,1 @@
+"""The dbt project on disk, and dbt itself: parse, select, run."""

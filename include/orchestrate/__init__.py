@@ -1,0 +1,1 @@
+"""All that knows Airflow: tasks, the rendered graph, maintenance, alerts, the page."""

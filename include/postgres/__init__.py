@@ -1,0 +1,1 @@
+"""What the product knows of PostgreSQL: sessions, the server at the other end, its catalogs."""

@@ -1,0 +1,370 @@
+"""Drift: how a source table changed since its last load, and what raw needs for it; decided before any write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+from psycopg import sql
+from psycopg.errors import InsufficientPrivilege
+from psycopg.rows import dict_row
+
+from include.errors import DriftError
+from include.postgres.catalog import (
+    Column,
+    check_types,
+    raw_columns,
+    source_columns,
+)
+from include.postgres.sessions import Connection, relation_text
+from include.schema.proof import FIRST_OWN, functions_in, origin, refuse_borrowed_names, refuse_unproven
+from include.schema.rows import in_window
+from include.sources import LOADED_COLUMNS, TableSpec
+from include.sql import statement
+from include.state import ledger
+from include.state.lineage import Loss
+from include.state.messages import Window, digest
+
+log = structlog.get_logger(__name__)
+
+WIDER = {
+    "smallint": {"integer", "bigint", "numeric"},
+    "integer": {"bigint", "numeric"},
+    "bigint": {"numeric"},
+    "real": {"double precision"},
+    "character varying": {"text"},
+    "text": {"character varying"},
+    "bpchar": {"character varying", "text"},
+    "date": {"timestamp without time zone"},
+}
+"""Types that hold every value of another, and to which both servers convert it alike."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What has to happen in the warehouse before the source's rows fit.
+
+    Attributes:
+        added: Columns that raw lacks.
+        widened: Columns, of their new type, whose type in raw is too narrow.
+        gone: Columns of raw that the source no longer has: kept, with the last values of their rows.
+        labels: Statements that add new enum labels.
+        unseen: What changed without the rows' cursors, as sentences: the table is read whole.
+    """
+
+    added: tuple[Column, ...] = ()
+    widened: tuple[Column, ...] = ()
+    gone: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+
+    def statements(self, spec: TableSpec) -> list[str]:
+        """The DDL that a run executes in the warehouse."""
+        columns = [add_column(spec, column) for column in self.added]
+        columns += [change_type(spec, column) for column in self.widened]
+        return [*self.labels, *(each.as_string() for each in columns)]
+
+    def follow(self, window: Window) -> Window:
+        """The window, or all of the table where the cursor does not show what changed."""
+        return Window("full", None, None, window.mark) if self.unseen and window.mode == "incremental" else window
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A source table that can be extracted: its columns, its shape for the ledger, and its drift if there is raw."""
+
+    columns: tuple[Column, ...]
+    shape: dict[str, Any]
+    drift: Drift
+    has_raw: bool
+
+
+def examine(
+    source: Connection, warehouse: Connection, spec: TableSpec, window: Window, loss: Loss | None = None
+) -> Examined:
+    """Look at the source table, its raw table and what the ledger remembers; changes nothing.
+
+    Args:
+        source: A pinned session on the source.
+        warehouse: A pinned session of the loader role, on a warehouse that has the ledger.
+        spec: The table.
+        window: What is about to be read; a table that was created again is none to stop at where that is every row.
+        loss: What the source may have lost; where it is another one, earlier numbers of tables and columns say nothing.
+
+    Raises:
+        ConfigError, TerminalError: the table is not as declared, or the warehouse lacks a type.
+        DriftError: it changed in a way that needs a person; carries the statement or command to run.
+    """
+    columns = source_columns(source, spec)
+    refuse_unproven(source, spec)
+    shape = shape_of(source, spec, columns)
+    if shape["views"]:
+        refuse_borrowed_names(source, spec, shape["functions"])
+    labels = check_types(source, warehouse, spec, columns)
+    raw = raw_columns(warehouse, spec)
+    drift = Drift(labels=tuple(each for statements in labels.values() for each in statements))
+    if raw:
+        last = None if loss and loss.is_elsewhere else ledger.last_shape(warehouse, spec)
+        if last:
+            _refuse_new_identity(spec, last, shape, raw, window.reads_all)
+        refuse_other_key(spec, raw)
+        found = compare(spec, columns, raw)
+        drift = replace(found, labels=drift.labels, gone=ledger.of_the_source(warehouse, spec, found.gone))
+        if last and window.mode in ("window", "repair"):
+            _refuse_a_part_of_a_column(spec, _dropped_from_raw(last, shape, raw))
+        if last and window.mode == "incremental":
+            unseen = (
+                *_rewritten(last, shape, raw),
+                *_other_entry(last, shape),
+                *_attached(source, spec, last, shape, window),
+            )
+            drift = replace(drift, unseen=unseen)
+        _refuse_blocked(warehouse, spec, drift)
+        if spec.drift == "freeze":
+            _refuse_any(spec, last, shape, drift)
+    return Examined(columns, shape, drift, bool(raw))
+
+
+def shape_of(source: Connection, spec: TableSpec, columns: tuple[Column, ...]) -> dict[str, Any]:
+    """What the ledger keeps of a source table, as JSON."""
+    values = {"relation": relation_text(spec.schema_name, spec.identifier)}
+    made_of: dict[str, Any] = {"made_of": {}, "beneath": {}, "views": {}, "trees": []}
+    with source.cursor(row_factory=dict_row) as cursor:
+        relation = cursor.execute(statement("shape"), values).fetchone()
+        assert relation is not None
+        if relation.pop("is_made"):
+            made_of = cursor.execute(statement("made_of"), values).fetchone() or made_of
+    called = functions_in(source, " ".join(made_of.pop("trees")), least=FIRST_OWN)
+    functions = {each.signature: each.digest for each in called if each.is_own}
+    described = {column.name: [column.number, column.declared_type, column.is_not_null] for column in columns}
+    return {**relation, **made_of, "functions": functions, "columns": described, "entry": spec.reading}
+
+
+def fixed(shape: dict[str, Any]) -> str:
+    """Digest of what of a shape has to be the same while a table is read: not its files, which a TRUNCATE changes."""
+    return digest({name: value for name, value in shape.items() if name not in ("files", "changed_by")})
+
+
+def compare(spec: TableSpec, columns: tuple[Column, ...], raw: tuple[Column, ...]) -> Drift:
+    """What raw needs before these columns fit.
+
+    Raises:
+        DriftError: a type became another that does not hold every value of the old one; carries the DDL to run.
+    """
+    have = {column.name: column for column in raw}
+    widened = []
+    for column in columns:
+        old = have.get(column.name)
+        if old is None or old.declared_type == column.type:
+            continue
+        # The same type with a length or precision: a raw table that was not made by us, or by an early version.
+        if old.type != column.type and column.type not in WIDER.get(old.type, ()):
+            raise DriftError(
+                f"{spec.name}: column {column.name!r} is {column.type} in the source and {old.type} in raw; "
+                f"run in the warehouse: {change_type(spec, column).as_string()}, then clear this task"
+            )
+        widened.append(column)
+    gone = have.keys() - {column.name for column in columns} - set(LOADED_COLUMNS)
+    added = tuple(column for column in columns if column.name not in have)
+    return Drift(added, tuple(widened), tuple(sorted(gone)))
+
+
+def add_column(spec: TableSpec, column: Column) -> sql.Composed:
+    """`alter table … add column …` for raw."""
+    return sql.SQL("alter table {} add column {} {}").format(*_column(spec, column))
+
+
+def change_type(spec: TableSpec, column: Column) -> sql.Composed:
+    """`alter table … alter column … type …` for raw."""
+    table, name, type_ = _column(spec, column)
+    return sql.SQL("alter table {} alter column {} type {} using {}::{}").format(table, name, type_, name, type_)
+
+
+def views_on(warehouse: Connection, spec: TableSpec, column: Column) -> tuple[list[str], bool]:
+    """The views that use a column of raw, and whether they and all above them can be lifted while it changes."""
+    values = {"relation": relation_text(spec.raw_schema, spec.table), "column_name": column.name}
+    row = warehouse.execute(statement("views_on"), values).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+def _column(spec: TableSpec, column: Column) -> tuple[sql.Composable, sql.Composable, sql.Composable]:
+    # The type's spelling comes from format_type() of a catalog, already quoted.
+    spelling = sql.SQL(column.type)
+    return sql.Identifier(spec.raw_schema, spec.table), sql.Identifier(column.name), spelling
+
+
+def _refuse_new_identity(
+    spec: TableSpec, last: dict[str, Any], shape: dict[str, Any], raw: tuple[Column, ...], reads_all: bool
+) -> None:
+    if last["oid"] != shape["oid"] and not reads_all:
+        conf = f'{{"tables": ["{spec.name}"], "full_refresh": true}}'
+        raise DriftError(
+            f"{spec.name}: the table was dropped and created again in the source: cursors do not show what it lost; "
+            f"read it whole: airflow dags trigger elt_pipeline --conf '{conf}'"
+        )
+    if last["oid"] != shape["oid"]:
+        return
+    names, before = {column.name for column in raw}, {each[0]: name for name, each in last["columns"].items()}
+    for name, (number, *_) in shape["columns"].items():
+        old = before.get(number, name)
+        if old != name and old in names and name not in names:
+            raise DriftError(
+                f"{spec.name}: column {old!r} was renamed to {name!r} in the source; run in the warehouse: "
+                + sql.SQL("alter table {} rename column {} to {}")
+                .format(sql.Identifier(spec.raw_schema, spec.table), sql.Identifier(old), sql.Identifier(name))
+                .as_string()
+                + ", then clear this task"
+            )
+
+
+def refuse_other_key(spec: TableSpec, raw: tuple[Column, ...]) -> None:
+    """Refuse a raw table whose primary key is not the declared one.
+
+    Raises:
+        DriftError: carries the DDL to run.
+    """
+    key = {column.name: column.primary_key for column in raw if column.primary_key}
+    if key.keys() == set(spec.key):
+        return
+    changes = [sql.SQL("drop constraint {}").format(sql.Identifier(name)) for name in set(key.values()) if name]
+    if spec.key:
+        changes.append(sql.SQL("add primary key ({})").format(sql.SQL(", ").join(map(sql.Identifier, spec.key))))
+    alter = sql.SQL("alter table {} {}").format(
+        sql.Identifier(spec.raw_schema, spec.table), sql.SQL(", ").join(changes)
+    )
+    raise DriftError(
+        f"{spec.name}: its key is {list(spec.key)}, and {sorted(key)} in raw; "
+        f"run in the warehouse: {alter.as_string()}, then clear this task"
+    )
+
+
+def _rewritten(last: dict[str, Any], shape: dict[str, Any], raw: tuple[Column, ...]) -> list[str]:
+    """What of the table has other values now, in rows whose cursor says nothing of it."""
+    held = {column.name for column in raw}
+    before, now = last["columns"], shape["columns"]
+    changes = []
+    for name, each in now.items():
+        # Another column of an old name, or another type: PostgreSQL wrote all of its values anew.
+        if name in before and (
+            each[:2] != before[name][:2] or _lost(last, shape, name) or _in_new_files(last, shape, name)
+        ):
+            changes.append(f"column {name!r} was rewritten")
+        elif name not in before and name in held:
+            changes.append(f"column {name!r} is new, and raw has one of its name")
+    changes += [
+        f"what {name} is made of was changed"
+        for name, parts in last.get("beneath", {}).items()
+        if set(parts) - set(shape["beneath"].get(name, parts))
+    ]
+    functions = last.get("functions", {})
+    changes += [
+        f"function {name} was replaced"
+        for name, each in shape["functions"].items()
+        if each != functions.get(name, each)
+    ]
+    views = last.get("views", {})
+    changes += [f"column {name!r} was dropped from raw" for name in _dropped_from_raw(last, shape, raw)]
+    return changes + [
+        f"view {name} was replaced" for name, text in shape["views"].items() if text != views.get(name, text)
+    ]
+
+
+def _in_new_files(last: dict[str, Any], shape: dict[str, Any], name: str) -> bool:
+    """Whether a column's entry and the table's files changed, as by `alter column … type` to the type that it has.
+
+    VACUUM FULL or TRUNCATE give other files alone, a default or a NOT NULL another entry.
+    """
+    changed_by = last.get("changed_by", {}).get(name)
+    is_touched = changed_by is not None and changed_by != shape["changed_by"].get(name)
+    return is_touched and last["files"] != shape["files"]
+
+
+def _dropped_from_raw(last: dict[str, Any], shape: dict[str, Any], raw: tuple[Column, ...]) -> list[str]:
+    """Columns that were loaded, that the source still has, and that a person took out of raw."""
+    held = {column.name for column in raw}
+    return [name for name in shape["columns"] if name in last["columns"] and name not in held]
+
+
+def _refuse_a_part_of_a_column(spec: TableSpec, dropped: list[str]) -> None:
+    if dropped:
+        conf = f'{{"tables": ["{spec.name}"]}}'
+        raise DriftError(
+            f"{spec.name}: column {dropped[0]!r} was dropped from raw, and rows that are not read now would get it "
+            f"back empty; read them all first: airflow dags trigger elt_pipeline --conf '{conf}'"
+        )
+
+
+def _lost(last: dict[str, Any], shape: dict[str, Any], name: str) -> set[str]:
+    """What a column's values were made of and no longer are: a label, an attribute, an expression, the type itself."""
+    return set(last.get("made_of", {}).get(name, ())) - set(shape["made_of"].get(name, ()))
+
+
+def _other_entry(last: dict[str, Any], shape: dict[str, Any]) -> list[str]:
+    entry = shape["entry"]
+    changed = [name for name, value in last.get("entry", entry).items() if value != entry[name]]
+    return [f"`{name}` changed in its source entry" for name in changed]
+
+
+def _attached(
+    source: Connection, spec: TableSpec, last: dict[str, Any], shape: dict[str, Any], window: Window
+) -> list[str]:
+    """Partitions that came with rows of before the window."""
+    known, before = last.get("partitions", shape["partitions"]), last.get("attached_by", {})
+    # One that was detached and attached again may have been filled in between.
+    again = {int(part) for part, by in shape["attached_by"].items() if by != before.get(part, by)}
+    new = sorted(set(shape["partitions"]) - set(known) | again)
+    if not new:
+        return []
+    if shape["views"]:
+        cursor = origin(source, spec.schema_name, spec.identifier, spec.cursor).cursor
+        if cursor is None:  # nothing goes by a cursor here: whole rows are compared
+            return []
+        spec = spec.model_copy(update={"cursor": cursor})
+    names = source.execute("select oid::regclass::text from unnest(%s::oid[]) as oid", (new,)).fetchall()
+    return [
+        f"partition {name} was attached with older rows"
+        for (name,) in names
+        if _has_rows_before(source, spec, name, window)
+    ]
+
+
+def _has_rows_before(source: Connection, spec: TableSpec, partition: str, window: Window) -> bool:
+    before = sql.SQL("({}) is not true").format(in_window(spec, window))
+    query = sql.SQL("select exists (select from only {} where {})").format(sql.SQL(partition), before)  # a regclass
+    try:
+        with source.transaction():
+            row = source.execute(query).fetchone()
+    except InsufficientPrivilege:  # granted on the table alone
+        return True
+    return bool(row and row[0])
+
+
+def _refuse_blocked(warehouse: Connection, spec: TableSpec, drift: Drift) -> None:
+    """PostgreSQL changes no column that a view uses."""
+    for column in drift.widened:
+        views, can_lift = views_on(warehouse, spec, column)
+        if views and not can_lift:
+            raise DriftError(
+                f"{spec.name}: column {column.name!r} became {column.type}, and views use it; run in the warehouse: "
+                f"drop view {', '.join(views)} cascade; {change_type(spec, column).as_string()}; "
+                "then clear this task: dbt makes the views again"
+            )
+
+
+def _refuse_any(spec: TableSpec, last: dict[str, Any] | None, shape: dict[str, Any], drift: Drift) -> None:
+    before, now = (last or shape)["columns"], shape["columns"]
+    changes = [f"{name} {now[name][1]} is new" for name in now if name not in before]
+    changes += [f"{name} is gone" for name in before if name not in now]
+    changes += [
+        f"{name} was changed"
+        for name in now
+        if name in before and (now[name] != before[name] or _lost(last or shape, shape, name))
+    ]
+    changes = changes or drift.statements(spec)
+    if changes:
+        raise DriftError(
+            f"{spec.name}: `drift: freeze`, and the table changed in the source: {', '.join(changes)}; "
+            "accept it by a run with `drift: evolve`"
+        )
