@@ -12,6 +12,11 @@ import pytest
 from tests.attempts import CATALOG, REFUSED, Attempt, attempts, disagreement, own_schema
 from tests.containers.conftest import ROLES, FirstRun, Stack
 
+DATABASES = {"source-db": "shop", "warehouse-db": "warehouse"}
+
+OF_THE_SOURCE = "elt_watcher could not statements of others server, which SECURITY.md grants"
+"""The safe horizon asks there; on one server for both, as a laptop has, that cannot be told apart."""
+
 KEPT_FAILURES = """
     select count(*) from pg_class
     where relnamespace = 'dbt_test_failures'::regnamespace and has_table_privilege(oid, 'select')
@@ -144,45 +149,34 @@ def test_the_secret_of_a_service_makes_no_administrator(stack: Stack, service: s
     assert is_admitted(stack, token) == (service in ("api-server", "scheduler"))
 
 
-def tried(stack: Stack, role: str, made: list[Attempt], own: str) -> list[str]:
+def tried(stack: Stack, service: str, role: str, made: list[Attempt], own: str) -> list[str]:
     """The SQLSTATE of each attempt, all in one session of the role."""
     script = ["set client_min_messages = error; set default_transaction_read_only = off; set lock_timeout = '5s';"]
     for attempt in made:
         script += ["begin;", attempt.sql(own, "\\; ") + ";", "\\echo @:SQLSTATE", "rollback;"]
-    service, database = ROLES.get(role, ("warehouse-db", "warehouse"))
     command = ["exec", "-T", service, "sh", "-c", 'read -r PGPASSWORD; export PGPASSWORD; exec "$@"', "sh", "psql"]
-    command += ["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--dbname", database, "--username", role]
-    command += ["--host", service] if role in ROLES else []
+    command += ["--no-psqlrc", "--quiet", "--no-align", "--tuples-only", "--dbname", DATABASES[service]]
+    command += ["--username", role, *(["--host", service] if role in ROLES else [])]
     password = stack.settings.get(f"{role.upper()}_PASSWORD", "")
     done = run([*stack.command, *command], input="\n".join([password, *script]), stdout=PIPE, stderr=DEVNULL, text=True)
     return [line.removeprefix("@") for line in done.stdout.splitlines() if line.startswith("@")]
 
 
-def test_the_matrix_of_attempts(stack: Stack, first_run: FirstRun) -> None:
-    """Every role, every object of the warehouse, every verb: what SECURITY.md grants succeeds, and nothing else."""
-    roles = tuple(role for role, (_, database) in ROLES.items() if database == "warehouse")
-    command = [
-        "exec",
-        "-T",
-        "warehouse-db",
-        "psql",
-        "--username",
-        "postgres",
-        "--dbname",
-        "warehouse",
-        "-Atqc",
-        CATALOG,
-    ]
-    catalog = json.loads(stack.compose(*command))
-    everything = list(attempts(catalog, "warehouse", roles))
-    states = tried(stack, "postgres", everything, own_schema(catalog, "postgres"))
+@pytest.mark.parametrize(("service", "granted_elsewhere"), [("source-db", []), ("warehouse-db", [OF_THE_SOURCE])])
+def test_the_matrix_of_attempts(stack: Stack, first_run: FirstRun, service: str, granted_elsewhere: list[str]) -> None:
+    """Every role, every object of the server, every verb: what SECURITY.md grants succeeds, and nothing else."""
+    psql = ["exec", "-T", service, "psql", "--username", "postgres", "--dbname", DATABASES[service], "-Atqc"]
+    there = stack.compose(*psql, "select rolname from pg_roles where rolcanlogin").split()
+    roles = tuple(role for role in ROLES if role in there)
+    catalog = json.loads(stack.compose(*psql, CATALOG))
+    everything = list(attempts(catalog, DATABASES[service], roles))
+    states = tried(stack, service, "postgres", everything, own_schema(catalog, "postgres"))
     assert len(states) == len(everything)
     valid = [attempt for attempt, state in zip(everything, states) if state == "00000"]
-    assert len(valid) > 300
+    assert len(valid) > 100
     done = []
     for role in roles:
-        states = tried(stack, role, valid, own_schema(catalog, role))
+        states = tried(stack, service, role, valid, own_schema(catalog, role))
         assert len(states) == len(valid) and set(states) <= {"00000"} | REFUSED, role
         done += [(role, attempt) for attempt, state in zip(valid, states) if state == "00000"]
-    problems = disagreement(done, valid, roles)
-    assert not problems, "\n".join(problems[:40])
+    assert disagreement(done, valid, roles) == granted_elsewhere
