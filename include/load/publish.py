@@ -186,7 +186,7 @@ def _merge(connection: Connection, load: Load, raw: tuple[Column, ...], newer: l
     refuse_other_key(load.spec, raw)
     names = [column.name for column in raw]
     personal.note_clear_values(connection, load, names)
-    _evolve(connection, load.spec, _drift_since_the_look(load, raw))
+    _evolve(connection, load.spec, _drift_since_the_look(connection, load, raw))
     if load.spec.mode == "append" and load.batch.mode in ("incremental", "window") and not load.batch.lost:
         refuse_known_keys(connection, load, newer, ledger.later_columns(connection, load.spec, load.names))
     if load.spec.key:
@@ -202,14 +202,14 @@ def _merge(connection: Connection, load: Load, raw: tuple[Column, ...], newer: l
     return counts
 
 
-def _drift_since_the_look(load: Load, raw: tuple[Column, ...]) -> Drift:
+def _drift_since_the_look(connection: Connection, load: Load, raw: tuple[Column, ...]) -> Drift:
     """What raw needs, if nothing became of raw since the extraction looked at it that the look would have stopped at.
 
     A column that raw has lost since was renamed: the batch would add its old name, and empty the new one.
     """
     spec, batch = load.spec, load.batch
     try:
-        drift = compare(spec, load.columns, raw)
+        drift = compare(connection, spec, load.columns, raw)
     except DriftError:
         lost = ["a type"]
     else:

@@ -109,7 +109,7 @@ def examine(
         if last:
             _refuse_new_identity(spec, last, shape, raw, window.reads_all)
         refuse_other_key(spec, raw)
-        found = compare(spec, columns, raw)
+        found = compare(warehouse, spec, columns, raw)
         drift = replace(found, labels=drift.labels, gone=ledger.of_the_source(warehouse, spec, found.gone))
         if last and window.mode in ("window", "repair"):
             _refuse_a_part_of_a_column(spec, _dropped_from_raw(last, shape, raw))
@@ -146,7 +146,7 @@ def fixed(shape: dict[str, Any]) -> str:
     return digest({name: value for name, value in shape.items() if name not in ("files", "changed_by")})
 
 
-def compare(spec: TableSpec, columns: tuple[Column, ...], raw: tuple[Column, ...]) -> Drift:
+def compare(warehouse: Connection, spec: TableSpec, columns: tuple[Column, ...], raw: tuple[Column, ...]) -> Drift:
     """What raw needs before these columns fit.
 
     Raises:
@@ -162,7 +162,7 @@ def compare(spec: TableSpec, columns: tuple[Column, ...], raw: tuple[Column, ...
         if old.type != column.type and column.type not in WIDER.get(old.type, ()):
             raise DriftError(
                 f"{spec.name}: column {column.name!r} is {column.type} in the source and {old.type} in raw; "
-                f"run in the warehouse: {change_type(spec, column).as_string()}, then clear this task"
+                f"{_by_hand(spec, column, views_on(warehouse, spec, column)[0])}"
             )
         widened.append(column)
     gone = have.keys() - {column.name for column in columns} - set(LOADED_COLUMNS)
@@ -181,8 +181,16 @@ def change_type(spec: TableSpec, column: Column) -> sql.Composed:
     return sql.SQL("alter table {} alter column {} type {} using {}::{}").format(table, name, type_, name, type_)
 
 
+def _by_hand(spec: TableSpec, column: Column, views: list[str]) -> str:
+    """What a person does about a column of raw that a load may not change."""
+    statements = "; ".join([*views, change_type(spec, column).as_string()])
+    return f"run in the warehouse: {statements}, then clear this task" + (
+        ": dbt makes the views again" if views else ""
+    )
+
+
 def views_on(warehouse: Connection, spec: TableSpec, column: Column) -> tuple[list[str], bool]:
-    """The views that use a column of raw, and whether they and all above them can be lifted while it changes."""
+    """The statements that drop the views on a column of raw, and whether a load can lift them and all above them."""
     values = {"relation": relation_text(spec.raw_schema, spec.table), "column_name": column.name}
     row = warehouse.execute(statement("views_on"), values).fetchone()
     assert row is not None
@@ -347,9 +355,8 @@ def _refuse_blocked(warehouse: Connection, spec: TableSpec, drift: Drift) -> Non
         views, can_lift = views_on(warehouse, spec, column)
         if views and not can_lift:
             raise DriftError(
-                f"{spec.name}: column {column.name!r} became {column.type}, and views use it; run in the warehouse: "
-                f"drop view {', '.join(views)} cascade; {change_type(spec, column).as_string()}; "
-                "then clear this task: dbt makes the views again"
+                f"{spec.name}: column {column.name!r} became {column.type}, and views use it; "
+                f"{_by_hand(spec, column, views)}"
             )
 
 

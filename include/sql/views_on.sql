@@ -1,4 +1,5 @@
--- Reads only. The views that use a column, and whether this role may have all that is built on it lifted and put back.
+-- Reads only. How the views that use a column are dropped, and whether this role may have all that is built on it lifted
+-- and put back.
 with recursive wanted as (
     select
         cast(to_regclass(%(relation)s) as oid) as relation,
@@ -26,7 +27,15 @@ above as (
 )
 
 select
-    array(select distinct cast(cast(using_it.relation as regclass) as text) from using_it) as views,
+    array(
+        select distinct
+            concat(
+                'drop ', case pg_class.relkind when 'm' then 'materialized ' end, 'view if exists ',
+                cast(pg_class.oid as regclass), ' cascade'
+            )
+        from using_it
+        inner join pg_class on using_it.relation = pg_class.oid
+    ) as drops,
     coalesce(
         has_function_privilege(lifting.oid, 'execute')
         and not exists (
