@@ -5,6 +5,7 @@
     │   └── StalledError   a server, or what stands before it, stays silent with the connection open
     ├── TerminalError      a person has to act: a retry would only repeat the message
     │   ├── ConfigError    the dbt source entry, a parameter or an Airflow Variable says something impossible
+    │   ├── EmptyError     the table was never loaded: there is nothing to look after yet
     │   └── DriftError     source and warehouse no longer have the same shape
     └── LocalError         something on the machine is in the way of a `make` command (include/local/errors.py)
 
@@ -30,6 +31,10 @@ class TerminalError(PipelineError):
 
 class ConfigError(TerminalError):
     """A dbt source entry, a run parameter or an Airflow Variable is unusable."""
+
+
+class EmptyError(TerminalError):
+    """The table was never loaded, so there is nothing to compare."""
 
 
 class DriftError(TerminalError):

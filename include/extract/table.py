@@ -170,7 +170,7 @@ def _stage_part(
     loss = find_loss(warehouse, spec, seen.server) if window.mode != "repair" else None
     columns = source_columns(source, spec)
     names, form = [column.name for column in columns], copy_format(column.type for column in columns)
-    if check_types(source, warehouse, spec, columns) or fixed(shape_of(source, spec, columns)) != part.shape:
+    if check_types(source, warehouse, spec, columns, {}) or fixed(shape_of(source, spec, columns)) != part.shape:
         problem = f"{spec.name}: its columns or the labels of their types changed while it was about to be read"
         if spec.rows_per_range:
             raise TerminalError(f"{problem}; clear the table's {spec.first_task} task, which looks at it again")

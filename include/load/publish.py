@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from include.errors import DriftError, TerminalError
 from include.load import personal
 from include.load.merge import SMALL_SHARE, Counts, Load, refuse_known_keys, replace_all, soft_delete, upsert
-from include.postgres.catalog import Column, columns_of, estimated_rows, raw_columns
+from include.postgres.catalog import Column, columns_of, estimated_rows, owned, raw_columns
 from include.postgres.sessions import Connection, identifiers, relation_text
 from include.schema.drift import Drift, add_column, change_type, compare, refuse_other_key, views_on
 from include.sources import TableSpec
@@ -130,9 +130,9 @@ def _staged_columns(connection: Connection, spec: TableSpec, parts: Sequence[Bat
 def _hold_raw(connection: Connection, spec: TableSpec) -> tuple[Column, ...]:
     """The raw table's columns, in a table to which nobody attaches code until the load is over."""
     if raw_columns(connection, spec):
-        connection.execute(
-            sql.SQL("lock table {} in row exclusive mode").format(sql.Identifier(spec.raw_schema, spec.table))
-        )
+        hold = sql.SQL("lock table {} in row exclusive mode").format(sql.Identifier(spec.raw_schema, spec.table))
+        with owned(connection, spec):
+            connection.execute(hold)
     return raw_columns(connection, spec)
 
 

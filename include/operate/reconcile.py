@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 from psycopg import errors, sql
 from psycopg.rows import args_row
 
-from include.errors import ConfigError, TerminalError
+from include.errors import EmptyError, TerminalError
 from include.extract.horizon import read_horizon
 from include.extract.table import Request, extract_table, take_snapshot
 from include.load.publish import load_batch
@@ -109,7 +109,7 @@ def reconcile(source: Connection, warehouse: Connection, spec: TableSpec) -> Rep
     """Compare a source table with raw, each in one snapshot. Writes nothing.
 
     Raises:
-        ConfigError: the table was never loaded.
+        EmptyError: the table was never loaded.
     """
     with snapshot(warehouse), snapshot(source):
         # Raw before the source: what a load brings in between is newer than the ledger seen here, so not settled.
@@ -161,7 +161,7 @@ def _settled_window(warehouse: Connection, spec: TableSpec) -> Window:
         lock_table(warehouse, spec.raw_schema, spec.table)
         row = warehouse.execute(statement("settled"), values).fetchone()
     if row is None:
-        raise ConfigError(f"{spec.name}: it was not loaded yet, there is nothing to compare; run elt_pipeline first")
+        raise EmptyError(f"{spec.name}: it was not loaded yet, there is nothing to compare; run elt_pipeline first")
     return Window("incremental", row[0] - spec.overlap, None, None)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import structlog
 from airflow.sdk import Variable, get_current_context, task
+from airflow.sdk.exceptions import AirflowSkipException
 
-from include.errors import TerminalError
+from include.errors import EmptyError, TerminalError
 from include.extract.horizon import read_horizon
 from include.operate.plan import Plan, describe, gaps, plan_table
 from include.operate.reconcile import reconcile, repair
@@ -40,7 +41,10 @@ def reconcile_table(table: str) -> str | None:
     skip_unless_chosen(context, table)
     with no_retry_for_terminal_errors():
         spec, run_id = spec_of(table), context["run_id"]
-        text, is_repaired = check(spec, run_id, may_repair=context["params"]["repair"])
+        try:
+            text, is_repaired = check(spec, run_id, may_repair=context["params"]["repair"])
+        except EmptyError as error:
+            raise AirflowSkipException(str(error)) from error
         log.info(text)
         return table if is_repaired else None
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from psycopg import sql
+from psycopg.errors import InsufficientPrivilege
 from psycopg.rows import class_row
 
 from include.errors import ConfigError, DriftError, TerminalError
@@ -183,9 +185,17 @@ def _check_cursor(spec: TableSpec, cursor_type: str) -> None:
 
 
 def check_types(
-    source: Connection, warehouse: Connection, spec: TableSpec, columns: tuple[Column, ...]
+    source: Connection,
+    warehouse: Connection,
+    spec: TableSpec,
+    columns: tuple[Column, ...],
+    renamed: Mapping[str, str] | None = None,
 ) -> dict[str, list[str]]:
     """Refuse a table whose types the warehouse does not have.
+
+    Args:
+        renamed: The enum labels that have another name than when the table was last read, and the one they had; None:
+            nobody knows, so a label that the source lacks may have become one that the warehouse lacks.
 
     Returns:
         Enum labels that the warehouse's types lack, as the statements that add them, by type.
@@ -219,7 +229,9 @@ def check_types(
                 f"{spec.name}: type {name} has other attributes in the warehouse ({have[name].creation}) than in the "
                 f"source ({kind.creation}); change it there by `alter type`, or write `columns: {{its column: text}}`"
             )
-    additions = {kind.name: _missing_labels(spec, kind, have[kind.name]) for kind in wanted.values() if kind.labels}
+    additions = {
+        kind.name: _missing_labels(spec, kind, have[kind.name], renamed) for kind in wanted.values() if kind.labels
+    }
     return {name: statements for name, statements in additions.items() if statements}
 
 
@@ -240,13 +252,14 @@ def _refuse_closed_schemas(warehouse: Connection, spec: TableSpec, schemas: set[
         )
 
 
-def _missing_labels(spec: TableSpec, wanted: UserType, have: UserType) -> list[str]:
+def _missing_labels(spec: TableSpec, wanted: UserType, have: UserType, renamed: Mapping[str, str] | None) -> list[str]:
     """`alter type … add value` for each label that is new in the source, at its place in the order."""
     labels, present = wanted.labels or [], have.labels or []
     new = [label for label in labels if label not in present]
     old = [label for label in present if label not in labels]
-    if new and old:
-        rename = f"alter type {wanted.name} rename value {_quoted(old[0])} to {_quoted(new[0])}"
+    became = list(zip(new, old)) if renamed is None else [(now, renamed[now]) for now in new if renamed.get(now) in old]
+    if became:
+        rename = f"alter type {wanted.name} rename value {_quoted(became[0][1])} to {_quoted(became[0][0])}"
         raise DriftError(
             f"{spec.name}: type {wanted.name} has {new} in the source and {old} in the warehouse; "
             f"if it was renamed, run there: {rename}"
@@ -308,6 +321,23 @@ def raw_columns(warehouse: Connection, spec: TableSpec) -> tuple[Column, ...]:
             f"(it lacks {LOADED_COLUMNS[0]}); rename it, or the table's entry, with `identifier: {spec.identifier}`"
         )
     return columns
+
+
+@contextmanager
+def owned(warehouse: Connection, spec: TableSpec) -> Iterator[None]:
+    """Say what to do where raw is refused: an administrator made the table, or restored it, and it is theirs.
+
+    Raises:
+        TerminalError: it is so; carries the statement to run.
+    """
+    try:
+        yield
+    except InsufficientPrivilege as error:
+        relation = relation_text(spec.raw_schema, spec.table)
+        raise TerminalError(
+            f"{spec.name}: {error.diag.message_primary} in the warehouse; run there: "
+            f"alter table {relation} owner to {sql.Identifier(warehouse.info.user).as_string()}; then clear this task"
+        ) from error
 
 
 def same_key(warehouse: Connection, spec: TableSpec) -> sql.Composable:

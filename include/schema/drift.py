@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,6 +40,10 @@ WIDER = {
     "date": {"timestamp without time zone"},
 }
 """Types that hold every value of another, and to which both servers convert it alike."""
+
+
+LABEL = re.compile(r"^label (\d+) (.*)$", re.MULTILINE)
+"""How a shape writes an enum's label with its number in pg_enum (made_of.sql)."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +106,11 @@ def examine(
     shape = shape_of(source, spec, columns)
     if shape["views"]:
         refuse_borrowed_names(source, spec, shape["functions"])
-    labels = check_types(source, warehouse, spec, columns)
     raw = raw_columns(warehouse, spec)
+    last = ledger.last_shape(warehouse, spec) if raw and not (loss and loss.is_elsewhere) else None
+    labels = check_types(source, warehouse, spec, columns, _renamed(last, shape) if last else {} if loss else None)
     drift = Drift(labels=tuple(each for statements in labels.values() for each in statements))
     if raw:
-        last = None if loss and loss.is_elsewhere else ledger.last_shape(warehouse, spec)
         if last:
             _refuse_new_identity(spec, last, shape, raw, window.reads_all)
         refuse_other_key(spec, raw)
@@ -246,6 +251,15 @@ def refuse_other_key(spec: TableSpec, raw: tuple[Column, ...]) -> None:
         f"{spec.name}: its key is {list(spec.key)}, and {sorted(key)} in raw; "
         f"run in the warehouse: {alter.as_string()}, then clear this task"
     )
+
+
+def _renamed(last: dict[str, Any], shape: dict[str, Any]) -> dict[str, str]:
+    """The enum labels that have another name than in the last shape, and the one they had there."""
+    before, now = (
+        dict(LABEL.findall("\n".join(part for parts in made_of.values() for part in parts)))
+        for made_of in ({**each.get("made_of", {}), **each.get("beneath", {})} for each in (last, shape))
+    )
+    return {name: before[number] for number, name in now.items() if before.get(number, name) != name}
 
 
 def _rewritten(last: dict[str, Any], shape: dict[str, Any], raw: tuple[Column, ...]) -> list[str]:

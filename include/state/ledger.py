@@ -15,7 +15,7 @@ from psycopg.errors import InsufficientPrivilege, InvalidSchemaName, UndefinedTa
 from psycopg.rows import class_row
 
 from include.errors import TerminalError
-from include.postgres.catalog import raw_columns, refuse_foreign
+from include.postgres.catalog import owned, raw_columns, refuse_foreign
 from include.postgres.sessions import Connection
 from include.sources import TableSpec
 from include.sql import statement
@@ -130,7 +130,8 @@ def holds_rows(connection: Connection, spec: TableSpec) -> bool:
     if not raw_columns(connection, spec):
         return False
     query = sql.SQL("select exists (select from {})").format(sql.Identifier(spec.raw_schema, spec.table))
-    row = connection.execute(query).fetchone()
+    with owned(connection, spec):
+        row = connection.execute(query).fetchone()
     return bool(row and row[0])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
@@ -183,6 +184,21 @@ def test_a_trigger_that_comes_after_the_look_waits_for_the_load(
     least.app.execute("update orders set updated_at = now()")
     assert least.run(least.spec()).rows_updated == 1
     assert len(refusals) == 1
+
+
+@pytest.mark.parametrize("extract", [{}, {"mode": "full", "cursor": None}])
+def test_a_table_that_an_administrator_restored_is_given_back(
+    least: Pipeline, admin: psycopg.Connection, extract: dict[str, Any]
+) -> None:
+    spec = least.spec(**extract)
+    least.run(spec)
+    admin.execute("alter table raw_shop.orders owner to postgres")
+    with pytest.raises(TerminalError) as raised:
+        least.run(spec)
+    assert str(raised.value).startswith("shop.orders: permission denied for table orders in the warehouse; run there: ")
+    admin.execute(str(raised.value).split("run there: ")[1].split("; then clear")[0])
+    least.run(spec)
+    least.assert_same("id, n", "orders", "id")
 
 
 def test_a_superuser_s_trigger_is_no_trap(least: Pipeline, admin: psycopg.Connection) -> None:

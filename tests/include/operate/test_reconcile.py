@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from include.errors import ConfigError, TerminalError
+from include.errors import EmptyError, TerminalError
 from include.operate.reconcile import Report, reconcile, repair
 from include.sources import TableSpec
 from include.state import ledger
@@ -280,5 +280,5 @@ def test_a_dead_repair_leaves_nothing_behind(
 
 def test_a_table_that_was_never_loaded_is_named(pipeline: Pipeline) -> None:
     ledger.ensure(pipeline.warehouse, "raw_shop")
-    with pytest.raises(ConfigError, match="shop.orders: it was not loaded yet"):
+    with pytest.raises(EmptyError, match="shop.orders: it was not loaded yet"):
         compare(pipeline, pipeline.spec())

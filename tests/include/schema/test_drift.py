@@ -15,6 +15,7 @@ from include.postgres.buckets import WHOLE as WHOLE_BUCKET
 from include.postgres.catalog import columns_of
 from include.schema.drift import examine
 from include.state import ledger
+from include.state.lineage import Loss
 from include.state.messages import Window
 from tests.conftest import Postgres
 from tests.include.conftest import Pipeline
@@ -506,6 +507,21 @@ def test_a_renamed_enum_value_stops_with_the_statement(moods: Pipeline) -> None:
     rename = stopped(moods, "has \\['down'\\] in the source and \\['sad'\\] in the warehouse")
     assert "alter type public.mood rename value 'sad' to 'down'" in rename
     moods.warehouse.execute("alter type public.mood rename value 'sad' to 'down'")
+    moods.run(moods.spec())
+    moods.assert_same("id, mood", "orders", "id")
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_label_that_the_source_lacks_is_not_taken_for_a_new_one_s_old_name(
+    moods: Pipeline, monkeypatch: pytest.MonkeyPatch, is_lost: bool
+) -> None:
+    """A source lost the commit that had added it, or a person added it in the warehouse."""
+    moods.warehouse.execute("alter type public.mood add value 'lost' after 'sad'")
+    change(moods, "alter type mood add value 'new' after 'sad'")
+    change(moods, "insert into orders values (9, 1, now(), 'new')")
+    if is_lost:
+        loss = Loss("it went back", None, is_elsewhere=True)
+        monkeypatch.setattr("include.extract.table.find_loss", lambda *_: loss)
     moods.run(moods.spec())
     moods.assert_same("id, mood", "orders", "id")
 
