@@ -49,7 +49,7 @@ def is_final(error: BaseException) -> bool:
     return not state.startswith(AGAIN) or state in FOR_GOOD
 
 
-def parameters_of(error: psycopg.OperationalError) -> dict[str, str]:
+def parameters_of(error: psycopg.Error) -> dict[str, str]:
     """libpq's parameters of the connection that failed; none where another thing did."""
     options = error.pgconn.info if error.pgconn else []
     return {each.keyword.decode(): each.val.decode() for each in options if each.val}

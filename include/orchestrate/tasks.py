@@ -399,6 +399,7 @@ def no_retry_for_terminal_errors() -> Iterator[None]:
         except TerminalError as error:
             raise AirflowFailException(str(error)) from None
         except psycopg.Error as error:
-            if retries.is_final(error):
+            is_refused = error.sqlstate is None and retries.is_refused(retries.parameters_of(error))
+            if is_refused or retries.is_final(error):
                 raise AirflowFailException(sentence(error)) from None
             raise

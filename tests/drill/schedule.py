@@ -311,8 +311,10 @@ class Schedule:
 
     def _let_writers(self, may_write: bool) -> None:
         self.world.writing.lead_to(self.world.ports[SOURCE] if may_write else 0)
+        login = f"alter role shop_app {'login' if may_write else 'nologin'}"
+        self.world.ask(SOURCE, lambda connection: connection.execute(login))
         if not may_write:
-            self.world.ask(SOURCE, lambda connection: connection.execute(CUT_WRITERS_OFF))
+            self.world.ask(SOURCE, _cut_writers_off)
 
     async def unproven_view(self) -> None:
         """A view is replaced by one whose changes no cursor shows: the run has to stop at it, until it is another."""
@@ -367,6 +369,15 @@ class Schedule:
     def _interval(self) -> tuple[datetime, datetime]:
         start = datetime.now(UTC) - timedelta(seconds=self.rng.uniform(1, 20))
         return start, start + timedelta(seconds=self.rng.uniform(0.5, 10))
+
+
+def _cut_writers_off(connection: psycopg.Connection) -> None:
+    """None is left, not even one whose connection was on its way when the front closed: roles that may not log in."""
+    coming = (
+        "select 1 from pg_stat_activity where backend_type = 'client backend' and coalesce(usename, 'shop_app') = %s"
+    )
+    while connection.execute(coming, ["shop_app"]).fetchone():
+        connection.execute(CUT_WRITERS_OFF)
 
 
 def _rename_crosswise(connection: psycopg.Connection) -> None:

@@ -15,6 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from include import retries
 from include.orchestrate import tasks
+from include.orchestrate.dbt_tasks import marts
 from tests.conftest import Postgres
 
 PASSES = {
@@ -155,6 +156,14 @@ def test_a_task_that_cannot_get_in_fails_at_once(
     monkeypatch.setenv("AIRFLOW_CONN_SHOP", uri.replace("PORT", str(postgres.server.port)))
     with pytest.raises(AirflowFailException, match=f"(?s)connection 'shop': .*{said}"):
         with tasks.no_retry_for_terminal_errors(), tasks.session("shop"):
+            pytest.fail("it got in")
+
+
+def test_a_report_that_cannot_get_in_fails_at_once(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = f"postgresql://elt_nobody:wrong@127.0.0.1:{postgres.server.port}/postgres"
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE_DBT", nobody)
+    with pytest.raises(AirflowFailException, match="password authentication failed"):
+        with tasks.no_retry_for_terminal_errors(), marts():
             pytest.fail("it got in")
 
 
