@@ -1,5 +1,5 @@
--- Reads only. How the views that use a column are dropped, and whether this role may have all that is built on it lifted
--- and put back.
+-- Reads only. How the views that use a column are dropped, and whether this role may have all that is built on it
+-- lifted and put back.
 with recursive wanted as (
     select
         cast(to_regclass(%(relation)s) as oid) as relation,
