@@ -108,7 +108,8 @@ def examine(
         refuse_borrowed_names(source, spec, shape["functions"])
     raw = raw_columns(warehouse, spec)
     last = ledger.last_shape(warehouse, spec) if raw and not (loss and loss.is_elsewhere) else None
-    labels = check_types(source, warehouse, spec, columns, _renamed(last, shape) if last else {} if loss else None)
+    renamed = _renamed(last or {}, shape) if last or loss else None  # what a source has lost was not renamed
+    labels = check_types(source, warehouse, spec, columns, renamed)
     drift = Drift(labels=tuple(each for statements in labels.values() for each in statements))
     if raw:
         if last:
