@@ -19,6 +19,8 @@ from include.local.environment import Installation
 from tests.conftest import Checkout
 
 PATIENCE_SECONDS = 300
+SETTLED_ORDERS = "select id from orders where updated_at < now() - interval '1 hour' order by id limit {}"
+"""Orders of the source that none of these runs has changed: a row still to be read again is not compared."""
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +52,7 @@ def spoil_orders(checkout: Checkout) -> None:
     """A shop in which the amounts of three orders are not those of their items: one dbt test fails."""
     checkout.run("shop")
     with checkout.source() as source:
-        settled = "select id from orders where updated_at < now() - interval '1 hour' order by id limit 3"
-        items = f"select min(id) from order_items where order_id in ({settled}) group by order_id"
+        items = f"select min(id) from order_items where order_id in ({SETTLED_ORDERS.format(3)}) group by order_id"
         assert source.execute(f"update order_items set quantity = quantity + 1 where id in ({items})").rowcount == 3
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from include.operate.health import read_failing_rows
 from tests.conftest import Checkout
+from tests.e2e.conftest import SETTLED_ORDERS
 
 SALES_IN_SOURCE = """
     select i.id, i.order_id, i.product_id, (o.created_at at time zone 'utc')::date, o.status, i.quantity, i.unit_price,
@@ -93,8 +94,8 @@ def test_the_commands_that_look_after_it(checkout: Checkout, outputs: list[str])
     planned = checkout.run(*command, "plan")
     assert planned.returncode == 0 and planned.stdout.count("  window  incremental: ") == 4, planned.stderr
     assert checkout.run(*command, "reconcile").returncode == 0
-    with checkout.warehouse() as warehouse:
-        warehouse.execute("delete from raw_shop.orders where id = 1")
+    with checkout.source() as source, checkout.warehouse() as warehouse:
+        warehouse.execute("delete from raw_shop.orders where id = %s", rows(source, SETTLED_ORDERS.format(1))[0])
     assert "1 missing" in checkout.run(*command, "reconcile").stderr
     assert "1 inserted" in checkout.run(*command, "reconcile", "--table", "shop.orders", "--repair").stdout
     shown = checkout.run("exec", "airflow", "variables", "get", "watermark__shop__orders").stdout
@@ -209,9 +210,7 @@ def test_an_interrupted_run_is_over_at_once_with_an_end_and_a_note(checkout: Che
 
 def test_a_failing_test_fails_at_once_and_names_its_rows(checkout: Checkout, outputs: list[str]) -> None:
     with checkout.source() as source:
-        # Of an order that none of these runs has changed: the others are not compared before they have settled.
-        settled = "select min(id) from orders where updated_at < now() - interval '1 hour'"
-        item = rows(source, f"select min(id) from order_items where order_id = ({settled})")[0]
+        item = rows(source, f"select min(id) from order_items where order_id = ({SETTLED_ORDERS.format(1)})")[0]
         source.execute("update order_items set quantity = quantity + 1 where id = %s", item)
     # A source of one's own is not changed before the run: the break stays as it is.
     here = checkout.here
