@@ -23,7 +23,7 @@ from datetime import datetime, timedelta
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param
 
 from include.dbt import variables as dbt_vars
-from include.orchestrate.alerts import due_within, tell_failed
+from include.orchestrate.alerts import due_within, tell_failed, tell_warned
 from include.orchestrate.rendering import render_pipeline
 from include.orchestrate.tasks import check_parameters, marts_ready
 from include.sources import load_tables
@@ -40,6 +40,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     on_failure_callback=tell_failed,
+    on_success_callback=tell_warned,
     deadline=due_within(timedelta(hours=2)),
     tags=["elt", "postgres", "dbt"],
     # The time between tries is Airflow's own option, [core] default_task_retry_delay: 5 minutes.

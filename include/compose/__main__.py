@@ -6,6 +6,7 @@ import argparse
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,6 +70,8 @@ def etl() -> int:
             if shown.get(task.name) != now and task.state in (*ENDED, "up_for_retry"):
                 console.show(task, tasks)
             shown[task.name] = now
+    warned = airflow.warnings(DAG_ID, run_id)
+    tasks = [replace(task, warning=warned.get((task.task_id, task.map_index))) for task in tasks]
     loaded = [task for task in tasks if task.task_id.endswith(".load") and task.state == "success"]
     console.report(tasks, [SimpleNamespace(**airflow.result(DAG_ID, run_id, task.task_id)) for task in loaded])
     for task, each in zip(tasks, found, strict=True):

@@ -15,6 +15,8 @@ from include.local.errors import LocalError
 
 POLL_SECONDS = 1.0
 PARSE_SECONDS = 120
+TIMEOUT_SECONDS = 120
+"""A request that writes waits for as long as a minute where SQLite keeps the metadata."""
 DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """It is on this machine, whatever proxy leads out of it."""
 
@@ -73,6 +75,18 @@ class Airflow:
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task_id}/xcomEntries/return_value"
         return self.call("GET", path)["value"]
 
+    def warnings(self, dag_id: str, run_id: str) -> dict[tuple[str, int], str]:
+        """What tasks of a run warn of, by their id and map index: the first hundred."""
+        path = f"/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances"
+        left = self.call("GET", f"{path}/~/xcomEntries?xcom_key_pattern=warning&limit=100")["xcom_entries"]
+        return {
+            (each["task_id"], each["map_index"]): self.call(
+                "GET", f"{path}/{each['task_id']}/xcomEntries/warning?map_index={each['map_index']}"
+            )["value"]
+            for each in left
+            if each["key"] == "warning"
+        }
+
     def error(self, dag_id: str, run_id: str, task: dict[str, Any]) -> str:
         """Why a task failed: what it left, else what its log says last, without a traceback; or nothing."""
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task['task_id']}"
@@ -123,7 +137,7 @@ class Airflow:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         try:
-            with DIRECTLY.open(request, timeout=60) as response:
+            with DIRECTLY.open(request, timeout=TIMEOUT_SECONDS) as response:
                 return json.load(response)
         except urllib.error.HTTPError as error:
             said = error.read().decode(errors="replace")[:500]

@@ -128,7 +128,8 @@ class _Drawing:
         freshness = node.get("freshness") or {}
         limits = (freshness.get("warn_after") or {}, freshness.get("error_after") or {})
         drawn["freshness"] = {"warn_after": limits[0], "error_after": limits[1]}
-        return drawn | {"has_freshness": any(limit.get("count") is not None for limit in limits)}
+        counts = [limit.get("count") is not None for limit in limits]
+        return drawn | {"has_freshness": any(counts)} | ({"may_warn": True} if counts[0] else {})
 
     def test(self, node: Node) -> Node:
         parents = self._parents(node)
@@ -144,6 +145,7 @@ class _Drawing:
                 "task_id": task_id,
             }
             | ({"kept_in": node["schema"]} if node["config"].get("store_failures") else {})
+            | ({"may_warn": True} if _may_warn(node["config"]) else {})
         )
 
     def _drawn(self, node: Node) -> Node:
@@ -239,6 +241,11 @@ def _is_passed(node: Node) -> bool:
     if node["resource_type"] == "model" and node["config"].get("materialized") == "ephemeral":
         return True
     return node["resource_type"] in ("model", "snapshot") and not node.get("raw_code", "-").strip()
+
+
+def _may_warn(config: Node) -> bool:
+    """Whether a test can find rows, and pass."""
+    return str(config.get("severity")).lower() == "warn" or config.get("warn_if") != config.get("error_if")
 
 
 def _meta(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tells people that a run failed or is late: one message a run, to the web hook in the Airflow connection `alerts`.
+"""Tells people that a run failed, warns or is late: one message a run, to the web hook in the connection `alerts`.
 
 A message holds names, counts and links. The texts of errors and the rows themselves stay where Airflow's users and the
 warehouse's roles decide who reads them: both can quote data, and a chat keeps what it is sent.
@@ -28,6 +28,7 @@ from airflow.sdk.execution_time.xcom import XCom
 from packaging.version import Version
 
 from include.errors import ConfigError
+from include.orchestrate.failing import WARNING
 from include.orchestrate.links import run_path, task_path
 
 CONNECTION = "alerts"
@@ -61,6 +62,13 @@ def tell_failed(context: Context) -> None:
         _post(connection, failed_text(dag, run_id, str(context.get("reason", ""))))
 
 
+def tell_warned(context: Context) -> None:
+    """Tell what a run that succeeded warns of, if anything. A DAG's `on_success_callback`, called as `tell_failed`."""
+    dag, run_id = context["dag"], context["run_id"]
+    if hasattr(task_runner, "SUPERVISOR_COMMS") and (warned := _warned(dag, run_id)) and (connection := _connection()):
+        _post(connection, _message(dag, run_id, [f"{dag.dag_id} succeeded", *_warnings(dag, run_id, warned)]))
+
+
 def tell_late(context: Mapping[str, Any]) -> None:
     """Tell that a run is late. A deadline's callback: the executor calls it, in a process of its own.
 
@@ -79,12 +87,30 @@ def failed_text(dag: DAG, run_id: str, reason: str) -> str:
     failed = sorted(key for key, state in states.items() if state == "failed")
     blocked = sum(state == "upstream_failed" for state in states.values())
     lines = [f"{dag.dag_id} failed: {len(failed)} of {len(states)} tasks, and {blocked} that wait for them"]
-    lines += [_failure(dag, run_id, key) for key in failed[:MAX_TASKS]]
-    if len(failed) > MAX_TASKS:
-        lines.append(f"• and {len(failed) - MAX_TASKS} more")
-    if not failed:
-        lines.append(f"• {reason}")
+    lines += _named(dag, run_id, failed) or [f"• {reason}"]
+    return _message(dag, run_id, lines + _warnings(dag, run_id, _warned(dag, run_id)))
+
+
+def _message(dag: DAG, run_id: str, lines: list[str]) -> str:
     return "\n".join([*lines, f"The run: {_url(run_path(dag.dag_id, run_id))}"])
+
+
+def _warnings(dag: DAG, run_id: str, warned: list[str]) -> list[str]:
+    count = len(warned)
+    return [f"{count} task{'s warn' if count > 1 else ' warns'}", *_named(dag, run_id, warned)] if warned else []
+
+
+def _warned(dag: DAG, run_id: str) -> list[str]:
+    """Ids of the tasks that warn; asks Airflow once for each that can."""
+    can = (task for task in dag.tasks if getattr(task, "extra_context", {}).get("may_warn"))
+    asked = {"key": WARNING, "dag_id": dag.dag_id, "run_id": run_id}
+    return sorted(task.task_id for task in can if XCom.get_one(task_id=task.task_id, **asked))
+
+
+def _named(dag: DAG, run_id: str, keys: list[str]) -> list[str]:
+    """A line and a link for each of the first tasks, and the number of the others."""
+    lines = [_task(dag, run_id, key) for key in keys[:MAX_TASKS]]
+    return lines + [f"• and {len(keys) - MAX_TASKS} more"] * (len(keys) > MAX_TASKS)
 
 
 def late_text(run: Mapping[str, Any], due_at: str) -> str:
@@ -98,8 +124,8 @@ def _minute(instant: str) -> str:
     return f"{datetime.fromisoformat(instant).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _failure(dag: DAG, run_id: str, key: str) -> str:
-    """A task that failed: its name, of a dbt test its rows, and its log."""
+def _task(dag: DAG, run_id: str, key: str) -> str:
+    """A task that failed or warns: its name, of a dbt test its rows, and its log."""
     mapped, _, index = key.rpartition("_")
     if dag.has_task(key):
         return f"• {key}{_rows(dag.get_task(key), run_id)}\n  {_url(task_path(dag.dag_id, run_id, key))}"

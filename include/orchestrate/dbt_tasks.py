@@ -69,7 +69,7 @@ FAILING_ROWS = "failing_rows"
 """XCom of a test that failed or warns: the table in which dbt keeps the rows."""
 
 FAILED_ROWS = "failed_rows"
-"""XCom of a test that failed: how many rows did."""
+"""XCom of a test that failed or warns: how many rows did."""
 
 
 def dbt_connection() -> Connection:
@@ -326,12 +326,20 @@ class DbtFreshness(_InProcess, DbtSourceLocalOperator):
 
 
 class DbtTest(_InProcess, DbtTestLocalOperator):
+def _keep(result: Any) -> str | None:
+    """Leave beside a test's state how many rows it found, and where dbt keeps them; returns that relation, if any."""
+    ti = get_current_context()["ti"]
+    ti.xcom_push(FAILED_ROWS, result.failures)
+    if result.node.relation_name:
+        ti.xcom_push(FAILING_ROWS, result.node.alias)
+    return result.node.relation_name
+
+
     """Runs one data test. Failing rows fail the task at once: a retry finds the same rows."""
 
     def warning(self, result: Any) -> str:
         """What a test with `severity: warn` or `warn_if` found; its rows are kept as those of one that fails."""
-        if rows := result.node.relation_name:
-            get_current_context()["ti"].xcom_push(FAILING_ROWS, result.node.alias)
+        rows = _keep(result)
         return f"dbt test {result.node.name} warns of {result.failures:,} row{'s' * (result.failures != 1)}" + (
             f". They are in the task's tab Failing rows: select * from {rows}" if rows else ""
         )
@@ -339,10 +347,7 @@ class DbtTest(_InProcess, DbtTestLocalOperator):
     def conclude(self, result: dbtRunnerResult) -> None:
         failed = [] if result.exception else [each for each in result.result.results if each.status == "fail"]
         for each in failed:
-            rows, ti = each.node.relation_name, get_current_context()["ti"]
-            ti.xcom_push(FAILED_ROWS, each.failures)
-            if rows:
-                ti.xcom_push(FAILING_ROWS, each.node.alias)
+            rows = _keep(each)
             raise AirflowFailException(
                 f"dbt test {each.node.name} failed for {each.failures:,} row{'s' * (each.failures != 1)}: correct them "
                 "in the source, and the next run reads them again; or the model, and clear this task"

@@ -259,7 +259,7 @@ class _Pipeline:
             arguments |= _settings(node, NodeSettings)
         except ValueError as error:
             return refuse.override(task_id=task_id)(f"{node['file']}: {node['title']}: {error}").operator
-        told = {"dbt_unique_id": node["unique_id"]} | ({"asset": node["asset"]} if "asset" in node else {})
+        told = {"dbt_unique_id": node["unique_id"]} | {key: node[key] for key in ("asset", "may_warn") if key in node}
         arguments |= {"doc_md": node.get("description"), "extra_context": told} | self._outlets(node.get("asset"))
         return operator(**ARGUMENTS | arguments, task_id=task_id)
 

@@ -9,7 +9,7 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.standard.operators.trigger_dagrun import DagIsPaused
 from airflow.sdk import DAG, CronDataIntervalTimetable
 
-from include.orchestrate.alerts import tell_failed
+from include.orchestrate.alerts import tell_failed, tell_warned
 from include.sources import load_specs
 from tests.dags.conftest import upstream
 
@@ -41,9 +41,9 @@ def test_people_are_told_of_what_runs_by_the_clock(bag: DagBag) -> None:
     scheduled = [dag for dag in bag.dags.values() if isinstance(dag.timetable, CronDataIntervalTimetable)]
     assert {dag.dag_id for dag in scheduled} >= {"elt_pipeline", "reconcile"}
     for dag in scheduled:
-        assert (
-            dag.on_failure_callback is tell_failed and dag.deadline
-        ), f"{dag.dag_id}: see include/orchestrate/alerts.py"
+        is_told = dag.on_failure_callback is tell_failed and dag.deadline
+        assert is_told, f"{dag.dag_id}: see include/orchestrate/alerts.py"
+    assert bag.dags["elt_pipeline"].on_success_callback is tell_warned
 
 
 def test_a_repair_is_followed_by_a_run_of_the_pipeline(bag: DagBag) -> None:

@@ -22,7 +22,8 @@ from psycopg import sql
 from include.connecting import profile_variables, written_parameters
 from include.local.environment import ROOT
 from tests.conftest import Checkout
-from tests.e2e.conftest import served
+from tests.e2e.conftest import PATIENCE_SECONDS, served
+from tests.webhook import webhook
 
 FEATURES = Path(__file__).parent / "features"
 OTHER = "elsewhere"
@@ -163,11 +164,18 @@ def test_the_scheduler_makes_the_same(features: Checkout, by_dbt: dict[str, Any]
     """With LocalExecutor, as `make ui` has it."""
     dsn = features.here.server().superuser_dsn("warehouse")
     clear(dsn)
-    with served(features) as airflow:
+    with webhook() as hook, served(features, AIRFLOW_CONN_ALERTS=hook.url) as airflow:
         run_id = airflow.trigger("elt_pipeline")
         for tasks in airflow.follow("elt_pipeline", run_id):
             pass
+        warned = airflow.warnings("elt_pipeline", run_id)
+        of_failure = hook.texts.get(timeout=PATIENCE_SECONDS)
+        airflow.trigger("elt_pipeline", {"dbt_select": "like_stg_customers_email__a_"})
+        of_success = hook.texts.get(timeout=PATIENCE_SECONDS)
     states = Counter(task["state"] for task in tasks)
     assert states.keys() == {"success", "failed", "upstream_failed"} and states["failed"] == 1
     assert made(dsn) == by_dbt
     assert told(dsn)[2] == 1
+    assert len(warned) == 4 and any("tab Failing rows" in said for said in warned.values())
+    assert of_failure.startswith("elt_pipeline failed: 1 of ") and "\n4 tasks warn\n• " in of_failure
+    assert of_success.startswith("elt_pipeline succeeded\n"), of_success

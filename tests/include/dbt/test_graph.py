@@ -295,6 +295,26 @@ def test_a_test_of_several_stays_with_the_same_when_one_gets_more_parents(manife
         assert dbt_graph.draw(changed)["tests"]["test.elt.run"]["place"] == before
 
 
+@pytest.mark.parametrize(
+    "config, may_warn",
+    [
+        ({}, False),
+        ({"severity": "warn"}, True),
+        ({"severity": "WARN"}, True),
+        ({"error_if": "> 10"}, True),
+        ({"warn_if": "> 10", "error_if": "> 10"}, False),
+    ],
+    ids=str,
+)
+def test_a_test_that_can_find_rows_and_pass_is_asked_at_the_end(
+    manifest: dict[str, Any], config: dict[str, str], may_warn: bool
+) -> None:
+    found = json.loads(json.dumps(manifest))
+    found["nodes"]["test.elt.run"]["config"] |= config
+    drawn = dbt_graph.draw(found)["tests"]
+    assert {key for key, node in drawn.items() if node.get("may_warn")} == ({"test.elt.run"} if may_warn else set())
+
+
 def test_a_package_is_a_layer_of_its_own(manifest: dict[str, Any]) -> None:
     """Its names are its own: a model, a seed, a source and a test that the project has too."""
     found = json.loads(json.dumps(manifest))

@@ -90,6 +90,39 @@ def test_a_task_that_was_renamed_meanwhile_is_told_too(bag: DagBag, monkeypatch:
     assert lines[1:3] == [f"• {key}, which the DAG no longer has" for key in ("shop.gone.load", "shop.gone_0")]
 
 
+@pytest.fixture
+def warning(bag: DagBag, monkeypatch: pytest.MonkeyPatch) -> tuple[DAG, str, dict[str, Any]]:
+    """A DAG, a test in it that may warn, and what it has left."""
+    dag = bag.dags["elt_pipeline"]
+    test = dag.get_task("shop.orders.unique_id")
+    monkeypatch.setitem(test.extra_context, "may_warn", True)
+    left: dict[str, Any] = {"warning": "as the page says it", "failed_rows": 2, "failing_rows": "unique_orders_id"}
+    monkeypatch.setattr(XCom, "get_one", lambda key, task_id, **_: left.get(key) if task_id == test.task_id else None)
+    return dag, test.task_id, left
+
+
+def test_what_warns_is_told_of_a_run_that_succeeded_and_of_one_that_failed(
+    hook: Webhook, warning: tuple[DAG, str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dag, test, left = warning
+    told = [
+        "1 task warns",
+        f"• {test}: 2 failing rows, kept in dbt_test_failures.unique_orders_id",
+        f"  {UI}/elt_pipeline/runs/{QUOTED}/tasks/{test}",
+        f"The run: {UI}/elt_pipeline/runs/{QUOTED}",
+    ]
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", None, raising=False)
+    monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "client")
+    alerts.tell_warned({"dag": dag, "run_id": RUN})
+    assert hook.texts.get(timeout=0).splitlines() == ["elt_pipeline succeeded", *told]
+    answer = staticmethod(lambda dag_id, run_ids: {RUN: {"shop.products.load": "failed", test: "success"}})
+    monkeypatch.setattr(task_runner.RuntimeTaskInstance, "get_task_states", answer)
+    assert alerts.failed_text(dag, RUN, "").splitlines()[3:] == told
+    left.clear()
+    alerts.tell_warned({"dag": dag, "run_id": RUN})
+    assert hook.texts.empty(), "of a run in which all is well nobody is told"
+
+
 def test_a_run_that_no_task_failed_says_why(bag: DagBag, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "• all_tasks_deadlocked" in failed(monkeypatch, bag.dags["elt_pipeline"], {}, {})
 
