@@ -16,6 +16,7 @@ RUN --mount=type=cache,target=/tmp/uv,uid=50000 \
 
 FROM packages AS manifest
 COPY include/__init__.py include/connecting.py include/errors.py include/files.py include/retries.py include/
+COPY include/patches include/patches
 COPY include/dbt include/dbt
 COPY --chown=50000:0 dbt dbt
 # dbt fetches a package of a git repository with it.

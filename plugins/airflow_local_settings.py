@@ -9,7 +9,6 @@ import gc
 import logging
 import os
 import sys
-from typing import Any
 
 # Which task a process was made for is not true of a command it starts: `airflow dags test` would run that task alone.
 os.environ.pop("_AIRFLOW_PARSING_CONTEXT_TASK_ID", None)
@@ -35,33 +34,11 @@ if FORKING_COMMANDS & set(sys.argv[1:2]):
         logging.getLogger(__name__).warning("dbt is not warmed up: its tasks start slower", exc_info=True)
 
 if sys.argv[1:3] == ["dags", "test"]:
-    from airflow.api_fastapi.execution_api.versions import bundle
-    from airflow.sdk import DAG
-    from cadwyn import Cadwyn
+    from include.patches.airflow import run_without_deadline, serve_newest_version
 
     # Nearly all that a run makes stays until its end: looking for cycles after each 700 objects, and three times among
     # all of them at exit, was a fifth of its time.
     gc.set_threshold(50_000)
     atexit.register(gc.freeze)
-
-    def serve_newest_version(app: Cadwyn) -> None:
-        """The run answers the requests of its own tasks; routes for clients of all ten versions take 5 s of CPU.
-
-        Unnecessary once `airflow dags test` (3.3.2) serves one version.
-        """
-        app.router.versioned_routers[bundle.versions[0].value] = app._latest_version_router
-        app._cadwyn_initialized = True
-
-    Cadwyn._cadwyn_initialize = serve_newest_version
-
-    run = DAG.test
-
-    def run_without_deadline(dag: DAG, *args: Any, **kwargs: Any) -> Any:
-        """A person waits for it; and Airflow, which takes a deadline itself for its id, fails at the end of a good run.
-
-        Unnecessary once `airflow dags test` (3.3.2) ends a run that has a deadline.
-        """
-        dag.deadline = None
-        return run(dag, *args, **kwargs)
-
-    DAG.test = run_without_deadline
+    serve_newest_version()
+    run_without_deadline()

@@ -149,8 +149,9 @@ class _InProcess(DbtLocalBaseOperator):
     ) -> dbtRunnerResult:
         """Invoke dbt on the node; `cmd` is Cosmos's command line without its project and profile flags."""
         # and with them dbt, which takes a second: not where a DAG is parsed
-        from include.dbt.hooks import Run, has_hooks, outcome
-        from include.dbt.runner import Period, invoke
+        from include.dbt.runner import invoke
+        from include.patches.dbt import Period, Run
+        from include.patches.dbt_hooks import has_hooks, outcome
 
         told, profile, manifest = _opened(self.vars)
         with no_retry_for_terminal_errors():
@@ -251,8 +252,8 @@ class DbtHooks(BaseOperator):
         self.end, self.tasks, self.is_all = end, tasks, is_all
 
     def execute(self, context: Context) -> None:
-        from include.dbt.hooks import Run
         from include.dbt.runner import invoke
+        from include.patches.dbt import Run
 
         params = context["params"]
         with plainly():
@@ -325,7 +326,6 @@ class DbtFreshness(_InProcess, DbtSourceLocalOperator):
         super().conclude(result)
 
 
-class DbtTest(_InProcess, DbtTestLocalOperator):
 def _keep(result: Any) -> str | None:
     """Leave beside a test's state how many rows it found, and where dbt keeps them; returns that relation, if any."""
     ti = get_current_context()["ti"]
@@ -335,6 +335,7 @@ def _keep(result: Any) -> str | None:
     return result.node.relation_name
 
 
+class DbtTest(_InProcess, DbtTestLocalOperator):
     """Runs one data test. Failing rows fail the task at once: a retry finds the same rows."""
 
     def warning(self, result: Any) -> str:

@@ -8,12 +8,9 @@ the last rendered node instead of the test.
 from __future__ import annotations
 
 import gc
-import inspect
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import structlog
@@ -24,7 +21,6 @@ from airflow.sdk.definitions.param import ParamsDict
 from cosmos import ExecutionConfig, ProfileConfig, ProjectConfig, RenderConfig
 from cosmos.constants import DbtResourceType, InvocationMode, LoadMode, SourceRenderingBehavior, TestBehavior
 from cosmos.converter import DbtToAirflowConverter
-from cosmos.operators import local as cosmos_operators
 
 from include.dbt import project as dbt_project
 from include.dbt.graph import BUILT
@@ -43,6 +39,8 @@ from include.orchestrate.dbt_tasks import (
 from include.orchestrate.parts import Part, part_of
 from include.orchestrate.task_settings import NodeSettings, TableSettings, read_settings
 from include.orchestrate.tasks import cut, extract, extract_range, load, open_run, refuse
+from include.patches.airflow import hash_by_name, ours
+from include.patches.cosmos import remember_signatures
 from include.sources import Tables, load_tables
 
 log = structlog.get_logger(__name__)
@@ -50,14 +48,8 @@ log = structlog.get_logger(__name__)
 OPERATORS = {"model": DbtRun, "snapshot": DbtSnapshot, "seed": DbtSeed, "function": DbtFunction}
 """What builds a node, by what dbt calls it."""
 
-# Cosmos 1.15.1 reads the signatures of the same three constructors again for each operator: a quarter of parsing.
-# Unnecessary once it remembers them (tests/include/orchestrate/test_rendering.py asks; as it does for what follows).
-_REMEMBERED = {"signature": cache(inspect.signature), "getfullargspec": cache(inspect.getfullargspec)}
-cosmos_operators.inspect = SimpleNamespace(**{**vars(inspect), **_REMEMBERED})
-
-# Airflow 3.3.2 asks twice an edge for the hash of its DAG, and makes it of all task ids. Equal DAGs have the same name.
-# Unnecessary once it hashes no task ids.
-DAG.__hash__ = lambda dag: hash(dag.dag_id)
+remember_signatures()
+hash_by_name()
 
 PROFILE = ProfileConfig(
     profile_name=dbt_project.PROFILE,
@@ -109,6 +101,7 @@ def render_pipeline(dag: DAG, select: str | None = None) -> list[str]:
     Raises:
         ConfigError: dbt cannot parse the project, or selects nothing; names file and remedy.
     """
+    ours.add(dag.dag_id)
     path = dbt_project.graph_path()
     pipeline = _Pipeline(
         dag,

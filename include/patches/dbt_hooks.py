@@ -2,14 +2,13 @@
 
 `on-run-start` and `on-run-end` run in tasks of their own, once; what the other tasks made is told to those at the end.
 
-What is replaced below is dbt-core 1.12's. Unnecessary once an invocation can be told that it is a part of a run.
+Unnecessary once an invocation can be told that it is a part of a run.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from dbt.artifacts.schemas.results import RunStatus, TestStatus, TimingInfo
@@ -19,25 +18,10 @@ from dbt.node_types import NodeType
 from dbt.task.run import RunTask
 from dbt_common import invocation
 
+from include.patches import patch
+from include.patches.dbt import CORE, ON_RUN_END, current
+
 _KEPT = ("message", "failures", "execution_time", "thread_id", "adapter_response")
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run of the whole graph, of which each task is one invocation."""
-
-    invocation_id: str
-    """The same in all its tasks."""
-
-    end: str | None = None
-    """`on-run-start` or `on-run-end`: the hooks to run, and none of the nodes; None: the node, without hooks."""
-
-    results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """What the other tasks have kept of their nodes (`outcome`), by unique id; for `on-run-end`."""
-
-
-current: list[Run] = []
-"""What the invocation under way is a part of; empty where it is all of a run."""
 
 
 def has_hooks(manifest: Any, end: str) -> bool:
@@ -65,35 +49,46 @@ def _result(node: Any, kept: Mapping[str, Any] | None) -> RunResult:
     return RunResult(node=node, status=status, timing=timing, **{name: kept[name] for name in _KEPT})
 
 
-_run_hooks, _execute_nodes = RunTask.safe_run_hooks, RunTask.execute_nodes
-_reset_invocation_id = requires.reset_invocation_id
-
-
-def _run_hooks_of_the_end(task: RunTask, adapter: Any, hook_type: Any, extra_context: dict[str, Any]) -> RunStatus:
+@patch(*CORE, gives="the hooks of a run would run in each of its tasks", is_needed=True)
+def run_hooks_of_the_end() -> None:
     """The hooks of the end that the invocation is for. dbt would open a connection before it looks for any."""
-    is_asked = all(run.end == hook_type.value for run in current)
-    if not is_asked or not task.get_hooks_by_type(hook_type):
-        return RunStatus.Success
-    return _run_hooks(task, adapter, hook_type, extra_context)
+    run_hooks = RunTask.safe_run_hooks
+
+    def run_hooks_if_asked(task: RunTask, adapter: Any, hook_type: Any, extra_context: dict[str, Any]) -> RunStatus:
+        run = current[0].run
+        is_asked = run is None or run.end == hook_type.value
+        if not is_asked or not task.get_hooks_by_type(hook_type):
+            return RunStatus.Success
+        return run_hooks(task, adapter, hook_type, extra_context)
+
+    RunTask.safe_run_hooks = run_hooks_if_asked
 
 
-def _execute_nodes_elsewhere(task: RunTask) -> list[Any]:
+@patch(*CORE, gives="the tasks of the hooks would build every node again", is_needed=True)
+def execute_nodes_elsewhere() -> None:
     """At the ends of a run, its nodes are other tasks'."""
-    ends = [run for run in current if run.end]
-    if not ends:
-        return _execute_nodes(task)
-    if ends[0].end == "on-run-end":
-        nodes = [node for node in task._flattened_nodes if not node.is_ephemeral_model]
-        task.node_results += [_result(node, ends[0].results.get(node.unique_id)) for node in nodes]
-    return task.node_results
+    execute_nodes = RunTask.execute_nodes
+
+    def execute_no_nodes(task: RunTask) -> list[Any]:
+        run = current[0].run
+        if run is None or run.end is None:
+            return execute_nodes(task)
+        if run.end == ON_RUN_END:
+            nodes = [node for node in task._flattened_nodes if not node.is_ephemeral_model]
+            task.node_results += [_result(node, run.results.get(node.unique_id)) for node in nodes]
+        return task.node_results
+
+    RunTask.execute_nodes = execute_no_nodes
 
 
-def _take_invocation_id() -> None:
-    _reset_invocation_id()
-    for run in current:
-        invocation._INVOCATION_ID = run.invocation_id
+@patch(*CORE, gives="each task of a run would have an `invocation_id` of its own", is_needed=True)
+def take_invocation_id() -> None:
+    """One id for all the tasks of a run."""
+    reset = requires.reset_invocation_id
 
+    def reset_to_that_of_the_run() -> None:
+        reset()
+        if run := current[0].run:
+            invocation._INVOCATION_ID = run.invocation_id
 
-RunTask.safe_run_hooks = _run_hooks_of_the_end
-RunTask.execute_nodes = _execute_nodes_elsewhere
-requires.reset_invocation_id = _take_invocation_id
+    requires.reset_invocation_id = reset_to_that_of_the_run

@@ -22,13 +22,14 @@ from dbt_common.events.event_manager import EventManager
 from psycopg import sql
 
 from include.connecting import profile_variables, written_parameters
-from include.dbt import hooks as dbt_hooks
 from include.dbt import packages as dbt_packages
 from include.dbt import project as dbt_project
 from include.dbt import runner as dbt_runner
 from include.dbt.project import ROOT
 from include.errors import ConfigError
 from include.orchestrate import dbt_tasks
+from include.patches import dbt as dbt_patches
+from include.patches import dbt_hooks
 from tests.conftest import Postgres
 
 PROJECT = "{name: elt, profile: elt, models: {+materialized: table}, flags: {send_anonymous_usage_stats: false}}"
@@ -91,17 +92,17 @@ def test_another_invocation_compiles_no_text_again_and_connects_for_its_node_alo
     project: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dsn = postgres.database()
-    monkeypatch.setattr(dbt_runner, "_compiled", {})
+    dbt_patches.compiled.clear()
     for _ in range(2):  # what replaces a table is another text than what makes it
         build(dsn, monkeypatch)
-    compiled = set(dbt_runner._compiled)
-    assert any("DBT_HOST" in text for _, text in compiled), "dbt has its profile compiled elsewhere: see _compile_once"
+    compiled = set(dbt_patches.compiled)
+    assert any("DBT_HOST" in text for _, text in compiled), "dbt has its profile compiled elsewhere: see compile_once"
     connected: list[Any] = []
     connect = psycopg2.connect
     monkeypatch.setattr(psycopg2, "connect", lambda *args, **kwargs: connected.append(0) or connect(*args, **kwargs))
     build(dsn, monkeypatch)
-    assert set(dbt_runner._compiled) == compiled
-    assert len(connected) == 1, "for the node, not for hooks (_run_hooks_of_the_end) and schemas (_create_schemas_once)"
+    assert set(dbt_patches.compiled) == compiled
+    assert len(connected) == 1, "for the node, not for hooks (run_hooks_of_the_end) and schemas (create_schemas_once)"
 
 
 def test_hooks_of_a_project_that_has_them_run(
@@ -205,7 +206,7 @@ def test_batches_are_those_of_the_period(project: Path, postgres: Postgres, monk
     def built(run: int, first: int, last: int, is_all: bool = False) -> list[int]:
         """The days that a run about a period of January 2024 built."""
         start, end = (datetime(2024, 1, day, tzinfo=UTC) for day in (first, last))
-        build(dsn, monkeypatch, "days", run=run, period=dbt_runner.Period(start, end, is_all))
+        build(dsn, monkeypatch, "days", run=run, period=dbt_patches.Period(start, end, is_all))
         with psycopg.connect(dsn) as warehouse:
             query = "select extract(day from at at time zone 'utc')::int from analytics.days where run = %s order by 1"
             return [day for (day,) in warehouse.execute(query, (run,))]
@@ -339,7 +340,7 @@ def test_hooks_run_once_a_run_at_its_ends_with_one_id_and_all_results(
     manifest = dbt_project.load_manifest(profile)
 
     def invoke(command: str, only: str | None = None, **of_run: Any) -> dbtRunnerResult:
-        run = dbt_hooks.Run("8a5d0a9e-0000-4000-8000-000000000000", **of_run)
+        run = dbt_patches.Run("8a5d0a9e-0000-4000-8000-000000000000", **of_run)
         with TemporaryDirectory() as folder:
             done = dbt_runner.invoke([command], folder, manifest, only, parameters, run=run)
         assert not done.exception, done.exception
@@ -369,13 +370,13 @@ def test_events_that_nobody_sees_are_not_written(
     project: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fired: list[EventLevel] = []
-    fire_event = dbt_runner._fire_event
+    fire_event = dbt_patches._fire_event
 
     def watched(manager: EventManager, event: BaseEvent, level: EventLevel | None, *rest: Any, **more: Any) -> None:
         fired.append(level or event.level_tag())
         fire_event(manager, event, level, *rest, **more)
 
-    monkeypatch.setattr(dbt_runner, "_fire_event", watched)
+    monkeypatch.setattr(dbt_patches, "_fire_event", watched)
     dsn = postgres.database()
     build(dsn, monkeypatch)
     assert set(fired) == {EventLevel.INFO}
