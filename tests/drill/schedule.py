@@ -24,6 +24,9 @@ from tests.drill.attempt import Run
 from tests.drill.runs import KINDS, Runs, Tally
 from tests.drill.world import SOURCE, World
 
+BEYOND_SECONDS = 20
+"""How long writers may take at most to write what a source has lost anew."""
+
 FORK = multiprocessing.get_context("fork")
 
 CUT_WRITERS_OFF = "select pg_terminate_backend(pid, 1000) from pg_stat_activity where usename = 'shop_app'"
@@ -289,13 +292,17 @@ class Schedule:
         [newest] = self.world.ask(
             SOURCE, lambda connection: connection.execute("select last_value from versions").fetchone()
         )
+        place = self._place()
         change()
         # A row of before that is written again has a later version than the one that was lost.
         self.world.ask(SOURCE, lambda connection: connection.execute("select setval('versions', %s)", [newest + 1]))
         after = invariants.versions(self.world, SOURCE, self.specs)
         self.runs.went_back = True
         self._let_writers(True)
-        await asyncio.sleep(self.rng.uniform(0.3, 1.0))  # numbers and log go on, perhaps beyond where they were
+        await asyncio.sleep(self.rng.uniform(0.3, 1.0))  # numbers and log go on
+        end = time.monotonic() + self.rng.choice([0, BEYOND_SECONDS])
+        while time.monotonic() < end and not all(now > then for now, then in zip(self._place(), place, strict=True)):
+            await asyncio.sleep(0.1)  # beyond where they were, as fast as this machine writes
         self._let_writers(False)
         self._end_prepared()
         if await self.runs.run(self._scheduled(), self.specs, calm=True):
@@ -310,9 +317,17 @@ class Schedule:
         self.runs.went_back = False
         self._let_writers(True)
 
+    def _place(self) -> tuple[int, int]:
+        """Where the source's log is, in bytes, and its next transaction number."""
+        query = (
+            "select pg_current_wal_insert_lsn() - '0/0'::pg_lsn, pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+        )
+        return self.world.ask(SOURCE, lambda connection: connection.execute(query).fetchone())
+
     def _let_writers(self, may_write: bool) -> None:
         self.world.writing.lead_to(self.world.ports[SOURCE] if may_write else 0)
-        login = f"alter role shop_app {'login' if may_write else 'nologin'}"
+        # It must not wait for the disk: with it, all that the writers committed before would survive a crash.
+        login = f"set synchronous_commit = off; alter role shop_app {'login' if may_write else 'nologin'}"
         self.world.ask(SOURCE, lambda connection: connection.execute(login))
         if not may_write:
             self.world.ask(SOURCE, _cut_writers_off)
