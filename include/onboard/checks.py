@@ -49,7 +49,7 @@ def tests_of(
 
 def references_of(table: Table, column: Column | None, parents: Places, names: set[str]) -> list[dict[str, Any]]:
     """Tests of the foreign keys of one column, or of those that have several."""
-    tests = []
+    tests: list[dict[str, Any]] = []
     loaded = {each.name: each for each in table.loaded}
     for key in table.foreign_keys:
         # Rows of other types, and other texts that may be equal values, cannot be compared.
@@ -61,9 +61,11 @@ def references_of(table: Table, column: Column | None, parents: Places, names: s
         if any(map(is_jinja, key.columns + key.parent_columns)) or any(e.is_text and not e.labels for e in columns):
             continue
         field, whole = ", ".join(key.parent_quoted), "_".join((table.source, table.name, *map(slug, key.columns)))
-        name = free([f"{whole}_exists"], names, f"{table.name}.{'.'.join(key.columns)}.{parent}.{field}")
         arguments = {"to": f"source('{table.source}', '{parent}')", "field": field}
         if not column:
             arguments |= {"column_name": f"({', '.join(each.quoted for each in columns)})", "field": f"({field})"}
+        if any(each["arguments"] == arguments for each in tests):
+            continue  # declared more than once
+        name = free([f"{whole}_exists"], names, f"{table.name}.{'.'.join(key.columns)}.{parent}.{field}")
         tests.append({"kind": "relationships", "name": name, "arguments": arguments})
     return tests

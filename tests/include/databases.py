@@ -221,6 +221,11 @@ class Database:
                     f"({quoted(parent.number)}) on delete cascade"
                 )
                 self.app.execute(f"update {made.relation} set {quoted(column)} = {quoted(made.number)} % 5 + 1")
+                for _ in range(self.random.choice([0, 0, 2])):  # declared more than once
+                    self.app.execute(
+                        f"alter table {made.relation} add foreign key ({quoted(column)}) "
+                        f"references {parent.relation} ({quoted(parent.number)}) on delete cascade"
+                    )
 
     def _special(self) -> None:
         self.app.execute(

@@ -601,6 +601,17 @@ def test_a_foreign_key_of_several_columns_is_tested_as_one(billing: Pipeline, ro
         build(billing, root, "test")
 
 
+def test_a_foreign_key_that_is_declared_more_than_once_is_tested_once(billing: Pipeline, root: Path) -> None:
+    billing.app.execute("create table billing.notes (id int primary key, invoice_id uuid, line int)")
+    for _ in range(3):
+        billing.app.execute("alter table billing.notes add foreign key (invoice_id, line) references billing.entries")
+        billing.app.execute("alter table billing.notes add foreign key (invoice_id) references billing.invoices")
+    onboard(billing, root, "invoices", "entries", "notes")
+    notes = entries_of(root)["notes"]
+    assert [each["relationships"]["name"] for each in notes["data_tests"]] == ["crm_notes_invoice_id_line_exists"]
+    assert [len(each.get("data_tests", ())) for each in notes["columns"]] == [0, 1, 0, 0, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("definition", "key"),
     [
