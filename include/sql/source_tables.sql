@@ -161,15 +161,20 @@ foreign_keys as (
                 jsonb_agg(child_column.attname order by part.number) as columns,
                 jsonb_agg(parent_column.attname order by part.number) as parent_columns,
                 jsonb_agg(quote_ident(parent_column.attname) order by part.number) as parent_quoted,
-                bool_and(child_column.atttypid = parent_column.atttypid) as is_of_one_type
+                bool_and(child_column.atttypid = parent_column.atttypid) as is_of_one_type,
+                bool_and(collation_of.collisdeterministic is not false) as is_by_bytes
             from unnest(reference.conkey, reference.confkey) with ordinality as part (attnum, parent_attnum, number)
             inner join pg_attribute as child_column
                 on reference.conrelid = child_column.attrelid and part.attnum = child_column.attnum
             inner join pg_attribute as parent_column
                 on reference.confrelid = parent_column.attrelid and part.parent_attnum = parent_column.attnum
+            left join pg_collation as collation_of on parent_column.attcollation = collation_of.oid
         ) as sides
-    -- PostgreSQL 18 has keys that it does not enforce.
-    where coalesce(to_jsonb(reference) ->> 'conenforced', 'true') = 'true'
+    where
+        -- PostgreSQL 18 has keys that it does not enforce.
+        coalesce(to_jsonb(reference) ->> 'conenforced', 'true') = 'true'
+        -- Texts that are equal in the source alone.
+        and sides.is_by_bytes
     group by reference.conrelid
 ),
 

@@ -35,7 +35,7 @@ from include.postgres.catalog import columns_of
 from include.postgres.sessions import pin
 from include.sources import Problem, Tables, TableSpec
 from tests.conftest import Postgres
-from tests.include.conftest import Pipeline
+from tests.include.conftest import Pipeline, between
 from tests.include.databases import Database
 from tests.include.shapes import SHAPES
 
@@ -610,6 +610,23 @@ def test_a_foreign_key_that_is_declared_more_than_once_is_tested_once(billing: P
     notes = entries_of(root)["notes"]
     assert [each["relationships"]["name"] for each in notes["data_tests"]] == ["crm_notes_invoice_id_line_exists"]
     assert [len(each.get("data_tests", ())) for each in notes["columns"]] == [0, 1, 0, 0, 0, 0]
+
+
+def test_texts_that_are_equal_in_the_source_alone_are_not_compared(
+    system_postgres: Postgres, postgres: Postgres, root: Path
+) -> None:
+    with between(system_postgres.database(), postgres.database()) as pipeline:
+        pipeline.app.execute(
+            "create schema billing;"
+            "create collation billing.lax (provider = icu, locale = 'und-u-ks-level2', deterministic = false);"
+            "create table billing.shop (code text collate billing.lax primary key, town text unique);"
+            "create table billing.till (id int primary key, shop text collate billing.lax references billing.shop,"
+            " town text references billing.shop (town));"
+            "insert into billing.shop values ('A', 'B'); insert into billing.till values (1, 'a', 'B')"
+        )
+        everything(pipeline, root)
+        assert [len(each.get("data_tests", ())) for each in entries_of(root)["till"]["columns"]] == [0, 0, 1, 0, 0, 0]
+        build(pipeline, root)
 
 
 @pytest.mark.parametrize(
