@@ -191,7 +191,7 @@ class Table:
             why = (
                 "others inherit from it, and share keys"
                 if self.has_children
-                else "no primary key and no unique index over NOT NULL columns"
+                else "no primary key and no unique index over NOT NULL columns that may be read"
             )
             said.append(f"{why}: all rows are replaced in every run")
         elif self.filled_elsewhere:
@@ -290,7 +290,9 @@ def _finished(source: Connection, table: Table, lacking: set[str]) -> Table:
     may_be = table.relkind != "r" or table.has_children or table.is_subscribed
     asked = may_be and table.may_use_schema and not table.is_partition
     elsewhere = unproven(source, *table.place, table.cursor.name if table.cursor else None) if asked else None
-    key = () if table.key and table.has_children and table.is_readable and _is_shared(source, table) else table.key
+    is_closed = any(each.name in table.key for each in table.omitted)
+    is_shared = table.key and table.has_children and table.is_readable and not is_closed and _is_shared(source, table)
+    key = () if is_closed or is_shared else table.key
     return replace(table, columns=columns, key=key, filled_elsewhere=elsewhere)
 
 

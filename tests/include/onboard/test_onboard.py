@@ -629,6 +629,19 @@ def test_texts_that_are_equal_in_the_source_alone_are_not_compared(
         build(pipeline, root)
 
 
+def test_a_key_that_may_not_be_read_is_none(billing: Pipeline, root: Path, postgres: Postgres) -> None:
+    name = f"keyless_{billing.app.info.dbname}"
+    billing.app.execute(
+        f"create role {name} login password 'x'; grant pg_read_all_stats to {name};"
+        f"grant usage on schema billing to {name}; grant select (name, updated_at) on billing.accounts to {name}"
+    )
+    as_role = reading(billing, dsn_of(billing, postgres, name))
+    [table] = everything(as_role, root).choice.tables
+    assert table.extract == {"mode": "full", "schema": "billing", "columns": {"id": "omit"}}
+    build(as_role, root)
+    assert billing.raw("select name from raw_crm.accounts order by name") == [("Anna",), ("Bert",)]
+
+
 @pytest.mark.parametrize(
     ("definition", "key"),
     [
