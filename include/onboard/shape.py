@@ -160,7 +160,11 @@ class Table:
 
     @property
     def _stamps(self) -> list[Column]:
-        return [each for each in self.loaded if CURSOR.search(each.name) and each.type.startswith("timestamp")]
+        return [
+            each
+            for each in self.loaded
+            if CURSOR.search(each.name) and each.category == "D" and each.type.startswith("timestamp")
+        ]
 
     @property
     def extract(self) -> dict[str, Any]:

@@ -237,7 +237,8 @@ class Database:
             create table hr.animals (id int primary key, name text);
             create table hr.dogs (bark text) inherits (hr.animals);
             insert into hr.animals values (1, 'a'); insert into hr.dogs values (1, 'b', 'c');
-            create table hr.hidden (id int primary key, t text); insert into hr.hidden values (1, 'x');
+            create table hr.hidden (id int primary key, t text, updated_at timestamptz[]);
+            insert into hr.hidden values (1, 'x', '{2026-01-01,infinity}');
             alter table hr.hidden enable row level security;
             create view hr.seen as select * from hr.hidden;
             """

@@ -642,6 +642,12 @@ def test_a_key_that_may_not_be_read_is_none(billing: Pipeline, root: Path, postg
     assert billing.raw("select name from raw_crm.accounts order by name") == [("Anna",), ("Bert",)]
 
 
+def test_a_list_of_stamps_is_no_cursor(billing: Pipeline) -> None:
+    billing.app.execute("create table billing.t (id int primary key, updated_at timestamptz[], modified timestamp[])")
+    [table] = tables(billing, "t", zone="UTC")
+    assert table.cursor is None and not table.has_zoneless_stamp
+
+
 @pytest.mark.parametrize(
     ("definition", "key"),
     [
