@@ -133,12 +133,12 @@ class Table:
             return ""
         return f"One row per {' and '.join(self.key) if len(self.key) > 1 else self.entity}."
 
-    @property
+    @cached_property
     def omitted(self) -> tuple[Column, ...]:
         """Columns that the role may not read, of a table that it may read."""
         return tuple(each for each in self.columns if not each.is_readable) if self.is_readable else ()
 
-    @property
+    @cached_property
     def loaded(self) -> tuple[Column, ...]:
         """The columns that raw has."""
         return tuple(each for each in self.columns if each not in self.omitted)

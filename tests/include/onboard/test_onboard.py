@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -646,6 +647,13 @@ def test_a_list_of_stamps_is_no_cursor(billing: Pipeline) -> None:
     billing.app.execute("create table billing.t (id int primary key, updated_at timestamptz[], modified timestamp[])")
     [table] = tables(billing, "t", zone="UTC")
     assert table.cursor is None and not table.has_zoneless_stamp
+
+
+def test_a_table_of_as_many_columns_as_fit_takes_seconds(billing: Pipeline, root: Path) -> None:
+    billing.app.execute(f"create table billing.wide (id int, {', '.join(f'c{n} int' for n in range(1500))})")
+    begun = time.process_time()
+    onboard(billing, root, "wide")
+    assert time.process_time() - begun < 15
 
 
 @pytest.mark.parametrize(
