@@ -236,7 +236,11 @@ class Table:
         if not self.columns:
             return "it has no columns"
         if taken := names & set(LOADED_COLUMNS):
-            return f"column {sorted(taken)[0]!r} is a name that loading adds; rename it in the source"
+            name = sorted(taken)[0]
+            return (
+                f"column {name!r} is a name that loading adds; rename it in the source, or write the table's entry by "
+                f"hand with `columns: {{{name}: omit}}`"
+            )
         if len(names) + len(LOADED_COLUMNS) > MAX_COLUMNS:
             return f"it has {len(names)} columns, more than fit beside those that loading adds; make a view of fewer"
         if self.hides_rows:
