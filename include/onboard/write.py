@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from include.errors import ConfigError
@@ -153,6 +154,20 @@ class _Project:
         """Names of the entries of a list in one of the files."""
         return additions.names_in(self.texts.get(path, ""), place)
 
+    def add_labels(self, tests: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Have tests that are as they were written here accept what they accept now; returns what is new of it."""
+        added = []
+        for test in tests:
+            line = rf"^ +name: {test['name']}\n +arguments:\n +values: (\[.*\])$"
+            if found := re.search(line, self.texts.get(self.sources, ""), re.MULTILINE):
+                known = yaml.safe_load(found[1])
+                if new := [label for label in test["arguments"]["values"] if label not in known]:
+                    text, values = self.texts[self.sources], on_one_line([*known, *new])
+                    self.texts[self.sources] = text[: found.start(1)] + values + text[found.end(1) :]
+                    self.added.setdefault(self.sources, [])
+                    added += new
+        return added
+
     def add(self, path: Path, place: tuple[str, ...], blocks: Iterable[str], before: tuple[str, ...] = ()) -> None:
         """Add to a list in one of the files."""
         self.added.setdefault(path, []).append(additions.Addition(place, tuple(blocks), before))
@@ -198,7 +213,12 @@ def _bring_up_to_date(made: Written, table: Table, project: _Project, parents: P
     if new:
         blocks = [_column(each, tests_of(table, each, parents, project.tests)) for each in new]
         project.add(project.sources, place, blocks, LOADED_COLUMNS)
-        made.say(table.name, f"new columns: {', '.join(each.name for each in new)}")
+        older = "; rows loaded before hold NULL until they change or a full refresh" if table.cursor else ""
+        made.say(table.name, f"new columns: {', '.join(each.name for each in new)}{older}")
+    names: set[str] = set()
+    for column in table.loaded:
+        if labels := project.add_labels(tests_of(table, column, {}, names)):
+            made.say(table.name, f"new values of {column.name}: {', '.join(labels)}")
     path = project.folder / f"{fitting(f'stg_{table.source}__{table.name}')}.sql"
     if not new or not path.exists():
         return

@@ -245,7 +245,8 @@ class Database:
         )
 
     def change(self) -> None:
-        """Rows come, change and go, and so do columns."""
+        """Rows come, change and go, and so do columns and values of enums."""
+        self.app.execute("alter type zoo.plain_mood add value 'glad' before 'cross'")
         for made in self.tables:
             stamp = f", {quoted(made.cursor)} = default" if made.cursor else ""
             where = f"where {quoted(made.number)} in (3, 7)"
@@ -253,5 +254,8 @@ class Database:
             self.app.execute(f"update {made.relation} set {quoted(column)} = null{stamp} {where}")
             self.app.execute(f"delete from {made.relation} where {quoted(made.number)} = 11")
             self.insert(made, ROWS + 1, ROWS + 3)
+            for column in [name for name, value in made.columns.items() if value == TYPES["zoo.plain_mood"]]:
+                where = f"where {quoted(made.number)} = {ROWS + 1}"
+                self.app.execute(f"update {made.relation} set {quoted(column)} = 'glad'{stamp} {where}")
             if self.random.random() < 0.3:
                 self.app.execute(f"alter table {made.relation} add {quoted('Added {{ later }}')} int default 7")
