@@ -1,7 +1,7 @@
-"""The dbt variables that a run may set: those of dbt_project.yml that say what they may look like.
+"""The dbt variables that a run may set: those of dbt_project.yml, or vars.yml, that say what they may look like.
 
-A variable ends up in SQL, and whoever may trigger a run may set it. So `vars.form` of dbt_project.yml names each that
-the trigger form takes, with a JSON schema, as Airflow's own parameters have; a `pattern` is of the whole value.
+A variable ends up in SQL, and whoever may trigger a run may set it. So `vars.form` names each that the trigger form
+takes, with a JSON schema, as Airflow's own parameters have; a `pattern` is of the whole value.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from include.dbt.project import PROJECT_DIR
 from include.errors import ConfigError
 
 DECLARED = "form"
-"""The variable of dbt_project.yml that declares the others."""
+"""The variable that declares the others."""
+
+FILES = ("dbt_project.yml", "vars.yml")
+"""Where dbt looks for variables: a project has them in one of the two."""
 
 
 def schema() -> dict[str, Any]:
@@ -38,9 +41,10 @@ def check(given: Mapping[str, Any] | None) -> None:
         if isinstance(declared, ConfigError):
             raise declared
         if declared is None:
+            file = next(each for each in reversed(FILES) if (PROJECT_DIR / each).exists())
             raise ConfigError(
                 f"parameter dbt_vars: {name!r} is not declared; a run may set {', '.join(_declared()) or 'none'}, "
-                f"further ones are named below `vars: {DECLARED}:` in dbt_project.yml, each with a type or pattern"
+                f"further ones are named below `vars: {DECLARED}:` in {file}, each with a type or pattern"
             )
         try:
             Draft202012Validator(declared).validate(value)
@@ -52,24 +56,32 @@ def check(given: Mapping[str, Any] | None) -> None:
 
 def _declared() -> dict[str, dict[str, Any] | ConfigError]:
     """By variable its schema, or what is wrong with its declaration."""
-    return _read((PROJECT_DIR / "dbt_project.yml").read_text(encoding="utf-8"))
-
-
-@lru_cache(maxsize=1)
-def _read(text: str) -> dict[str, dict[str, Any] | ConfigError]:
     found: dict[str, dict[str, Any] | ConfigError] = {}
-    for name, each in (((yaml.safe_load(text) or {}).get("vars") or {}).get(DECLARED) or {}).items():
+    for path in (PROJECT_DIR / file for file in FILES):
+        if path.exists():
+            found |= _read(path.name, path.read_text(encoding="utf-8"))
+    return found
+
+
+@lru_cache(maxsize=len(FILES))
+def _read(file: str, text: str) -> dict[str, dict[str, Any] | ConfigError]:
+    """A variable of this name that declares nothing is the project's own; where there is no YAML, dbt says so."""
+    found: dict[str, dict[str, Any] | ConfigError] = {}
+    try:
+        declared = yaml.safe_load(text)["vars"][DECLARED]
+    except (yaml.YAMLError, KeyError, TypeError):
+        return found
+    for name, each in declared.items() if isinstance(declared, dict) else ():
         try:
-            found[name] = _whole(name, each)
+            found[name] = _whole(f"{file}: `vars: {DECLARED}: {name}:`", each)
         except ConfigError as error:
             found[name] = error
     return found
 
 
-def _whole(name: str, declared: Any) -> dict[str, Any]:
+def _whole(where: str, declared: Any) -> dict[str, Any]:
     """A variable's schema, whose pattern is of all of the value: JSON schema looks for it anywhere, and `$` lets a
     line break pass."""
-    where = f"dbt_project.yml: `vars: {DECLARED}: {name}:`"
     if not isinstance(declared, dict) or not declared.keys() & {"type", "enum", "const"}:
         raise ConfigError(
             f"{where} says nothing of its values; write `type:` (with `pattern:` for a string) or `enum:`"

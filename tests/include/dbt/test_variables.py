@@ -31,10 +31,11 @@ HOSTILE = [
 
 @pytest.fixture
 def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Put a declaration into a dbt_project.yml of the test's own."""
+    """Put a declaration into a dbt_project.yml, or vars.yml, of the test's own."""
 
-    def write(declared: dict[str, Any]) -> None:
-        (tmp_path / "dbt_project.yml").write_text(yaml.safe_dump({"vars": {"form": declared}}))
+    def write(declared: Any, file: str = "dbt_project.yml") -> None:
+        (tmp_path / "dbt_project.yml").write_text("name: elt")
+        (tmp_path / file).write_text(yaml.safe_dump({"vars": {"form": declared}}))
         monkeypatch.setattr(dbt_vars, "PROJECT_DIR", tmp_path)
 
     return write
@@ -91,6 +92,29 @@ def test_a_wrong_declaration_fails_alone_when_it_is_used(declare: Any, declared:
     dbt_vars.check({"right": 9})
     with pytest.raises(ConfigError, match=f"vars: form: wrong:` {re.escape(problem)}"):
         dbt_vars.check({"wrong": "x"})
+
+
+def test_variables_may_have_a_file_of_their_own(declare: Any) -> None:
+    declare({"right": {"type": "integer"}, "wrong": {}}, file="vars.yml")
+    assert list(dbt_vars.schema()["properties"]) == ["right"]
+    with pytest.raises(ConfigError, match="^vars.yml: `vars: form: wrong:` says nothing of its values"):
+        dbt_vars.check({"wrong": "x"})
+    with pytest.raises(ConfigError, match="'other' is not declared; .* below `vars: form:` in vars.yml"):
+        dbt_vars.check({"other": "x"})
+
+
+@pytest.mark.parametrize("value", ["long", ["a"], 1, None])
+def test_a_project_may_have_a_variable_of_that_name_for_itself(declare: Any, value: Any) -> None:
+    declare(value)
+    assert dbt_vars.schema()["properties"] == {}
+    with pytest.raises(ConfigError, match="'form' is not declared; a run may set none"):
+        dbt_vars.check({"form": "short"})
+
+
+def test_dbt_is_the_one_to_say_that_a_file_is_no_yaml(declare: Any, tmp_path: Path) -> None:
+    declare({})
+    (tmp_path / "dbt_project.yml").write_text("name: [")
+    assert dbt_vars.schema()["properties"] == {}
 
 
 def pasted(sql: str) -> list[str]:
