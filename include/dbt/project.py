@@ -40,7 +40,8 @@ PROFILE_VARIABLES = (*_PLACES, "DBT_PORT", "DBT_SSL", "DBT_THREADS")
 """Variables of the profile that change nothing that is parsed."""
 
 _PARSED_BY = ("dbt-core", "dbt-common", "dbt-adapters", "dbt-postgres")
-_PARSED_SUFFIXES = (".sql", ".yml", ".yaml", ".csv", ".py", ".md")
+_PARSED_SUFFIXES = tuple(".sql .yml .yaml .csv .py .md .js .json .j2 .jinja .jinja2 .dbtignore".split())
+"""In lower case: dbt reads `ORDERS.SQL` as well."""
 
 
 # dbt reads a `.env` of the folder it is started in. Ours is Compose's, with the secrets of its services.
@@ -282,7 +283,7 @@ def _files(roots: list[str]) -> Iterator[tuple[str, str]]:
             folders[:] = sorted({*folders} - ({"target", "logs"} if folder == str(PROJECT_DIR) else {".git"}))
             for name in sorted(names):
                 path = os.path.join(folder, name)
-                if name.endswith(_PARSED_SUFFIXES) and os.path.exists(path):
+                if name.lower().endswith(_PARSED_SUFFIXES) and os.path.exists(path):
                     yield path, path.removeprefix(str(PROJECT_DIR))
 
 

@@ -77,6 +77,9 @@ def test_parsed_again_when_a_file_changed_and_not_otherwise(project: Path, parse
         lambda: (project / "models/target/b.yml").write_text("models: [{name: a}]"),
         lambda: (project / "models/a.sql").rename(project / "models/c.sql"),
         lambda: (project / "models/c.sql").unlink(),
+        lambda: (project / "models/D.SQL").write_text("select 1"),
+        lambda: (project / "models/e.sql.jinja").write_text("select 1"),
+        lambda: (project / ".dbtignore").write_text("models/D.SQL"),
     )
     for number, change in enumerate(changes, 2):
         change()
