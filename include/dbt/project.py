@@ -302,7 +302,8 @@ def run_dbt(step: str, deed: str, *arguments: str) -> None:
     environment = {**dbt_environment(), **{name: _stand_in(name) for name in _PLACES}}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        said = " ".join((done.stdout + done.stderr).split())[-2000:]
+        said = " ".join((done.stdout + done.stderr).split())
+        said = said if len(said) <= 2000 else f"{said[:1000]} … {said[-1000:]}"  # the file is named first
         raise (UnsetVariableError if done.returncode == UNSET else ConfigError)(
             f"{PROJECT_DIR}: dbt cannot {deed}: {said}"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +195,10 @@ def test_cosmos_makes_the_same_nodes_of_the_graph_as_of_the_whole_manifest() -> 
 
     expected = nodes(graph.with_name("manifest.json"))
     assert expected and nodes(graph) == expected
+
+
+def test_a_long_message_of_dbts_still_names_the_file(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = f"Compilation Error in model a (models/a.sql) {'x' * 5000} at its end"
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1, said, ""))
+    with pytest.raises(ConfigError, match=r"dbt cannot parse the project: .*models/a\.sql.* … x*xx at its end$"):
+        dbt_project.graph_path()
