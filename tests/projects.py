@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from airflow.sdk import DAG
@@ -37,6 +39,8 @@ def project(folder: Path, files: Mapping[str, str]) -> Iterator[Path]:
         for module in (dbt_project, dbt_runner):
             patch.setattr(module, "PROJECT_DIR", folder)
         patch.setenv("DBT_TARGET_PATH", str(folder / "target"))
+        if dbt_project.listed_packages():  # which are among the files
+            dbt_project.packages_stamp().write_text(dbt_project.listed_packages(), encoding="utf-8")
         yield folder
 
 
@@ -45,3 +49,12 @@ def rendered() -> DAG:
     with DAG("rendered", start_date=datetime(2024, 1, 1)) as dag:
         render_pipeline(dag)
     return dag
+
+
+def selected(unique_id: str) -> list[str]:
+    """What dbt selects for the task of a node."""
+    command = ["list", "--output", "json", "--output-keys", "unique_id"]
+    with TemporaryDirectory() as folder:
+        done = dbt_runner.invoke(command, folder, dbt_project.load_manifest({}), unique_id, options=dbt_runner.SILENT)
+    assert done.success, done.exception
+    return [json.loads(line)["unique_id"] for line in done.result]

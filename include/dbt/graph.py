@@ -200,7 +200,8 @@ class _Drawing:
                 return place, hashed(name, identity, LONGEST_TASK)
             return place, accepted(name, identity, LONGEST_TASK, TASKS_OF_NODE | RESERVED_TASKS)
         short = _short_name(node)
-        if short and self._near(node) == parents:
+        is_of_parent = last and self._any(last)["package_name"] == node["package_name"]  # or of a package's namesake
+        if short and is_of_parent and self._near(node) == parents:
             return place, accepted(short, identity, LONGEST_TASK)
         if metadata and column and _is_default(node):
             name = f"{metadata['name']}_{column}"

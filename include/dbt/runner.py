@@ -145,7 +145,8 @@ def parse(target: Path, variables: dict[str, Any]) -> dbtRunnerResult:
     """
     environment = _Watched(os.environ)
     _watch(environment)
-    command = ["parse", "--no-partial-parse", "--vars", json.dumps(variables), "--target-path", str(target)]
+    command = ["parse", "--no-partial-parse", "--write-json", "--vars", json.dumps(variables)]
+    command += ["--target-path", str(target)]
     done = invoke(command, str(target), None, options=SILENT)
     if done.success:
         (target / "partial_parse.msgpack").write_bytes(done.result.to_msgpack(extended_mashumaro_encoder))

@@ -10,7 +10,6 @@ import os
 import random
 import re
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -19,9 +18,8 @@ from airflow.sdk import DAG
 
 from include.dbt import graph as dbt_graph
 from include.dbt import project as dbt_project
-from include.dbt import runner as dbt_runner
 from include.sources import load_tables
-from tests.projects import project, rendered
+from tests.projects import project, rendered, selected
 
 SEEDS = range(
     int(os.environ.get("FIRST_SEED", 0)), int(os.environ.get("FIRST_SEED", 0)) + int(os.environ.get("PROJECTS", 1))
@@ -70,10 +68,28 @@ class Made:
             read = self._some([each for each in self.models if each != "off"])[:2]
             text = " cross join ".join(f'{{{{ ref("{each}") }}}}' for each in read)
             self.files[f"tests/{self.random.choice(FOLDERS)}{name}.sql"] = f"select 1 as one from {text} where false"
+        flags = {"write_json": False, "fail_fast": True, "indirect_selection": "empty", "store_failures": True}
+        flags = {name: flags[name] for name in self._some(flags)}
+        self.files["dbt_project.yml"] = json.dumps({"name": "elt", "profile": "elt", "flags": flags})
+        self._add_package()
         self.files["seeds/numbers.csv"] = "id\n1\n"
         self.files["functions/twice.sql"] = "select x * 2"
         function = {"name": "twice", "arguments": [{"name": "x", "data_type": "int"}], "returns": {"data_type": "int"}}
         self.files["functions/twice.yml"] = yaml.safe_dump({"functions": [function]})
+
+    def _add_package(self) -> None:
+        """A package with a model, a source table and a test called like those of the project: dbt takes the project's
+        for what the package's tests are of."""
+        folder, source = "dbt_packages/beside", self.sources[0]
+        tested = {"columns": [{"name": "id", "data_tests": ["unique", "not_null"]}]}
+        table = source["tables"][0]["name"]
+        lists = {"models": [{"name": "m0", **tested}], "sources": [{"name": source["name"], "schema": "beside"}]}
+        lists["sources"][0]["tables"] = [{"name": table, **(tested if table.isidentifier() else {})}]
+        self.files["packages.yml"] = "packages: [{local: beside}]"
+        self.files[f"{folder}/dbt_project.yml"] = "{name: beside, models: {+schema: beside}}"
+        self.files[f"{folder}/models/m0.sql"] = "select 1 as id"
+        self.files[f"{folder}/models/all.yml"] = yaml.safe_dump(lists, allow_unicode=True)
+        self.files[f"{folder}/tests/orders.sql"] = "select 1 as one from {{ ref('m0') }} where false"
 
     def _some(self, among: Any) -> list[Any]:
         return self.random.sample(list(among), self.random.randint(1, len(among)))
@@ -132,15 +148,6 @@ class Made:
 def told(dag: DAG) -> dict[str, str | None]:
     """dbt's unique id of each task that has one."""
     return {task.task_id: getattr(task, "extra_context", {}).get("dbt_unique_id") for task in dag.tasks}
-
-
-def selected(unique_id: str) -> list[str]:
-    """What dbt selects for the task of a node."""
-    command = ["list", "--output", "json", "--output-keys", "unique_id"]
-    with TemporaryDirectory() as folder:
-        done = dbt_runner.invoke(command, folder, dbt_project.load_manifest({}), unique_id, options=dbt_runner.SILENT)
-    assert done.success, done.exception
-    return [json.loads(line)["unique_id"] for line in done.result]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -344,3 +344,27 @@ def test_a_package_is_a_layer_of_its_own(manifest: dict[str, Any]) -> None:
     assert "source.elt.shop.orders" in tables.specs and "a package lists it too" in (
         tables.problems["source.pkg.shop.orders"].sentence
     )
+
+
+def test_a_packages_test_of_what_the_project_calls_the_same_has_a_task_of_its_own(tmp_path: Path) -> None:
+    """dbt takes the project's source and model for those of the package. The flag is of a project that has it."""
+    tested = "columns: [{name: id, data_tests: [unique]}]"
+    lists = f"""
+sources: [{{name: shop, tables: [{{name: orders, {tested}}}]}}]
+models: [{{name: stg, {tested}}}]
+"""
+    files = {
+        "dbt_project.yml": "{name: elt, profile: elt, flags: {write_json: false}}",
+        "packages.yml": "packages: [{local: beside}]",
+        "dbt_packages/beside/dbt_project.yml": "{name: beside, models: {+schema: beside}}",
+    }
+    for place in ("models", "dbt_packages/beside/models"):
+        files |= {f"{place}/lists.yml": lists, f"{place}/stg.sql": "select 1 as id"}
+    with project(tmp_path, files):
+        ids = [task.extra_context["dbt_unique_id"] for task in rendered().tasks]
+    assert sorted(key.rpartition(".")[0] for key in ids if key.startswith("test.")) == [
+        "test.beside.source_unique_shop_orders_id",
+        "test.beside.unique_stg_id",
+        "test.elt.source_unique_shop_orders_id",
+        "test.elt.unique_stg_id",
+    ]
