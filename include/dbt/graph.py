@@ -61,7 +61,8 @@ def draw(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         `nodes`, `sources` and `tests` by dbt's unique id, each with its place; `reading_order`, pairs of tables;
-        `hooks`, the ends of a run at which there are any, by dbt's names; `schemas`, in which dbt makes something.
+        `hooks`, the ends of a run at which there are any, by dbt's names; `schemas`, in which dbt makes something;
+        `has_default_selector`, whether selectors.yml says what `dbt build` builds.
     """
     drawing = _Drawing(manifest)
     return {
@@ -72,6 +73,7 @@ def draw(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "reading_order": sorted(drawing.references()),
         "hooks": sorted({tag for node in drawing.hooks for tag in node["tags"]}),
         "schemas": sorted(drawing.schemas()),
+        "has_default_selector": any(each.get("default") for each in manifest.get("selectors", {}).values()),
     }
 
 

@@ -80,6 +80,9 @@ def sources_path() -> Path:
 def selected(selection: str) -> set[str]:
     """dbt's unique ids of what a selection holds, such as `tag:hourly`; asked once for each state of the project.
 
+    Args:
+        selection: Empty: what `dbt build` builds, as the project's default selector says.
+
     Raises:
         ConfigError: dbt does not understand it, or it holds nothing.
     """
@@ -94,7 +97,8 @@ def selected(selection: str) -> set[str]:
             shutil.move(found, path)
     nodes = set(json.loads(path.read_text(encoding="utf-8")))
     if not nodes:
-        raise ConfigError(f"{PROJECT_DIR}: dbt selects nothing by {selection!r}; name nodes that there are")
+        by = repr(selection) if selection else "the default selector of selectors.yml"
+        raise ConfigError(f"{PROJECT_DIR}: dbt selects nothing by {by}; name nodes that there are")
     return nodes
 
 

@@ -184,7 +184,8 @@ def select(selection: str, parsed: Path, found: Path) -> dbtRunnerResult:
     from dbt.contracts.graph.manifest import Manifest
 
     manifest = Manifest.from_msgpack(parsed.read_bytes(), decoder=extended_mashumuro_decoder)
-    command = ["list", "--select", *selection.split(), "--output", "json", "--output-keys", "unique_id"]
+    command = ["list", "--output", "json", "--output-keys", "unique_id"]
+    command += ["--select", *selection.split()] if selection else []
     done = invoke(command, str(found.parent), manifest, options=SILENT)
     if done.success:
         found.write_text(json.dumps([json.loads(line)["unique_id"] for line in done.result]))

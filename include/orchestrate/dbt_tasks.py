@@ -197,8 +197,7 @@ class _InProcess(DbtLocalBaseOperator):
                     f"not selected by dbt_select {self.select!r} with dbt_vars {self.vars or {}}"
                 )
             raise AirflowFailException(
-                f"dbt has nothing to run for {own}: it changed since this DAG was parsed, or the project's default "
-                "selector leaves it out; parse the DAG again, or take it out of the project"
+                f"dbt has nothing to run for {own}: it changed since this DAG was parsed; parse the DAG again"
             )
 
     def conclude(self, result: dbtRunnerResult) -> None:

@@ -103,13 +103,8 @@ def render_pipeline(dag: DAG, select: str | None = None) -> list[str]:
     """
     ours.add(dag.dag_id)
     path = dbt_project.graph_path()
-    pipeline = _Pipeline(
-        dag,
-        load_tables(),
-        json.loads(path.read_text(encoding="utf-8")),
-        part_of(select),
-        get_parsing_context().task_id,
-    )
+    graph = json.loads(path.read_text(encoding="utf-8"))
+    pipeline = _Pipeline(dag, load_tables(), graph, part_of(select, graph), get_parsing_context().task_id)
     project = ProjectConfig(
         dbt_project_path=dbt_project.PROJECT_DIR, project_name=dbt_project.PROFILE, install_dbt_deps=False
     )
@@ -134,6 +129,7 @@ def render_pipeline(dag: DAG, select: str | None = None) -> list[str]:
     )
     pipeline.order_extracts()
     pipeline.add_tests()
+    pipeline.order_across()
     pipeline.add_hooks()
     dag.params = params
     return pipeline.marts
@@ -146,7 +142,7 @@ def assets_before(select: str) -> list[Asset]:
         ConfigError: as `render_pipeline`.
     """
     graph = json.loads(dbt_project.graph_path().read_text(encoding="utf-8"))
-    part, nodes = part_of(select), {**graph["nodes"], **graph["sources"]}
+    part, nodes = part_of(select, graph), {**graph["nodes"], **graph["sources"]}
     read = {parent for key, node in graph["nodes"].items() if key in part for parent in node["depends_on"]["nodes"]}
     return [warehouse_asset(*nodes[key]["asset"]) for key in sorted(read) if key not in part and "asset" in nodes[key]]
 
@@ -174,6 +170,8 @@ class _Pipeline:
         self.reading_task: dict[str, BaseOperator] = {}
         self.ended: dict[str, BaseOperator] = {}
         self.last_task: dict[str, BaseOperator] = {}
+        self.test_task: dict[str, BaseOperator] = {}
+        self.blocking: dict[str, list[BaseOperator]] = {}
         self.groups: dict[str, TaskGroup] = {}
         self.horizons: dict[str, Any] = {}
 
@@ -230,18 +228,21 @@ class _Pipeline:
     def add_tests(self) -> None:
         """One task per data test, after all its parents and before what depends on all of them, as `dbt build` does."""
         for unique_id, node in self.tests.items():
-            is_ours = (node["last"] or unique_id) in self.part
-            if is_ours and self.only in (None, f"{node['place']}.{node['task_id']}"):
+            if self.part.has_test(node) and self.only in (None, f"{node['place']}.{node['task_id']}"):
                 self._add_test(node)
 
     def _add_test(self, node: dict[str, Any]) -> None:
         parents = node["parents"]
         with self._group_of(parents[0]) if "." in node["place"] else self._layer(node["place"]):
             task = self._run(node, DbtTest, node["task_id"], task_display_name=node["title"])
+        self.test_task[node["unique_id"]] = task
         for neighbour in (parent for parent in parents if parent in self.last_task):
             self.last_task[neighbour] >> task
-        for blocked in (each for each in node["blocks"] if each in self.first_task):
-            task >> self.first_task[blocked]
+        for blocked in node["blocks"]:
+            if blocked in self.first_task:
+                task >> self.first_task[blocked]
+            else:
+                self.blocking.setdefault(blocked, []).append(task)
 
     def _run(self, node: dict[str, Any], operator: type[BaseOperator], task_id: str, **arguments: Any) -> BaseOperator:
         """The task of a node, or the one that says why it can have none."""
@@ -284,7 +285,7 @@ class _Pipeline:
             rule = TriggerRule.ALL_DONE if end == ON_RUN_END else TriggerRule.ALL_SUCCESS
             first = [task for task in self.dag.tasks if not task.upstream_list]
             last = [task for task in self.dag.tasks if not task.downstream_list]
-            is_all = self.part.nodes is None and not self.part.others
+            is_all = self.part.nodes is None and not self.part.others | self.part.left_out
             hooks = DbtHooks(end=end, tasks=self._tasks(), is_all=is_all, task_id=HOOKS[end], trigger_rule=rule)
             if end == ON_RUN_END:
                 # The run is what its last task is, and the hooks are green after a model that is red.
@@ -297,8 +298,31 @@ class _Pipeline:
         """The task of each node that this DAG has, but for tables and freshness."""
         nodes = {key: node for key, node in self.nodes.items() if node["resource_type"] in BUILT and key in self.part}
         tasks = {key: ".".join((*node["place"], BUILT[node["resource_type"]])) for key, node in nodes.items()}
-        tests = {key: node for key, node in self.tests.items() if (node["last"] or key) in self.part}
+        tests = {key: node for key, node in self.tests.items() if self.part.has_test(node)}
         return tasks | {key: f"{node['place']}.{node['task_id']}" for key, node in tests.items()}
+
+    def order_across(self) -> None:
+        """What is read through nodes that this DAG does not have is waited for, with its tests, as dbt does it."""
+        if self.only is None:
+            for unique_id, task in {**self.first_task, **self.test_task}.items():
+                missing = [parent for parent in self._parents(unique_id) if parent not in self.last_task]
+                self._beyond(missing) >> task
+
+    def _beyond(self, missing: list[str]) -> list[BaseOperator]:
+        """The nearest tasks upstream of nodes that this DAG does not have."""
+        found: list[BaseOperator] = []
+        for unique_id in missing:
+            found += self.blocking.get(unique_id, ())
+            for parent in self._parents(unique_id):
+                if parent in self.last_task:
+                    found.append(self.last_task[parent])
+                elif parent not in missing:
+                    missing.append(parent)
+        return found
+
+    def _parents(self, unique_id: str) -> list[str]:
+        test = self.tests.get(unique_id)
+        return test["parents"] if test else self.nodes[unique_id].get("depends_on", {}).get("nodes", [])
 
     def order_extracts(self) -> None:
         """Read children before parents: what a foreign key names in an earlier snapshot exists in a later one.

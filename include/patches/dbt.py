@@ -19,6 +19,7 @@ from dbt.adapters.exceptions import FailedToConnectError
 from dbt.adapters.postgres import connections
 from dbt.adapters.postgres.connections import PostgresConnectionManager
 from dbt.cli.main import cli
+from dbt.config import RuntimeConfig
 from dbt.graph import NodeSelector, SelectionSpec, parse_difference
 from dbt.materializations.incremental.microbatch import MicrobatchBuilder
 from dbt.task.run import MicrobatchModelRunner, RunTask
@@ -152,6 +153,20 @@ def select_by_unique_id() -> None:
         return selector.filter_selection(selected)
 
     NodeSelector.get_selected = get_selected_alone
+
+
+@patch(*CORE, gives="a task whose node the project's default selector leaves out would run nothing", is_needed=True)
+def select_by_no_default() -> None:
+    """A task's node was selected where the graph was made.
+
+    Unnecessary once dbt can be told to leave the project's default selector out of account.
+    """
+    of_project = RuntimeConfig.get_default_selector_name
+
+    def get_name(config: RuntimeConfig) -> str | None:
+        return of_project(config) if current[0].only is None else None
+
+    RuntimeConfig.get_default_selector_name = get_name
 
 
 @patch(*CORE, gives="a shell that is set up for another project would change what tasks do", is_needed=True)

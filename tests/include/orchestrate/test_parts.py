@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -10,11 +11,12 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException
 
+from include.dbt import project as dbt_project
 from include.errors import ConfigError
 from include.orchestrate import parts
 from include.orchestrate.assets import warehouse_asset
 from include.orchestrate.rendering import assets_before, render_pipeline
-from tests.projects import project, rendered
+from tests.projects import project, rendered, selected
 
 FILES = {
     "models/sources.yml": """
@@ -88,6 +90,38 @@ def test_what_lies_across_the_border_is_waited_for_as_an_asset(hourly: Path) -> 
     dag = part("tag:hourly")
     assert dag.get_task("live.live.run").upstream_task_ids == {"shop.clicks.load"}
     assert dag.get_task("live.live.run").outlets == [warehouse_asset("analytics", "live")]
+
+
+def test_what_is_read_through_another_dags_node_is_waited_for(written: Path) -> None:
+    (written / "middle.py").write_text(FILE.format("live"))
+    try:
+        assert rendered().get_task("marts.report.run").upstream_task_ids == {
+            "staging.stg_orders.run",
+            "staging.stg_orders.unique_id",
+            "shop.clicks.load",
+        }
+    finally:
+        (written / "middle.py").unlink()
+
+
+def test_a_default_selector_says_what_the_dag_has(tmp_path: Path) -> None:
+    """As it says what `dbt build` builds; of a chain that it cuts, the ends keep their order."""
+    selector = {"name": "ours", "default": True, "definition": {"union": ["stg_orders", "report", "unique_live_id"]}}
+    with project(tmp_path, FILES | {"selectors.yml": json.dumps({"selectors": [selector]})}):
+        dag = rendered()
+        assert {task_id for task_id in dag.task_ids if not task_id.startswith("shop.")} - {
+            task_id for task_id in dag.task_ids if "of_an_order" in task_id
+        } == {"staging.stg_orders.run", "staging.stg_orders.unique_id", "marts.report.run", "live.live.unique_id"}
+        ids = {task.extra_context["dbt_unique_id"] for task in dag.tasks if hasattr(task, "extra_context")}
+        assert ids == dbt_project.selected("")
+        assert "shop.clicks.load" in dag.get_task("marts.report.run").upstream_task_ids
+        assert dag.get_task("live.live.unique_id").upstream_task_ids == {
+            "staging.stg_orders.run",
+            "staging.stg_orders.unique_id",
+            "shop.clicks.load",
+        }
+        (live,) = (key for key in dbt_project.load_manifest({}).nodes if key.startswith("model.") and "live" in key)
+        assert selected(live) == [live], "it can have a DAG of its own"
 
 
 def test_without_a_second_dag_all_is_in_the_first(written: Path) -> None:
