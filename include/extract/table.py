@@ -119,6 +119,7 @@ def begin_extraction(source: Connection, warehouse: Connection, request: Request
         shape=fixed(found.shape),
         entry=digest(spec.reading),
         added=tuple(column.name for column in found.drift.added) if found.has_raw else None,
+        defaults=dict(found.drift.defaults),
         number=0,
         ranges=len(bounds) + 1,
         begun_on=request.horizon.server,

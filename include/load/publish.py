@@ -219,16 +219,15 @@ def _drift_since_the_look(connection: Connection, load: Load, raw: tuple[Column,
             f"{spec.name}: raw's columns changed after this was read ({', '.join(lost)}); "
             f"clear the table's {spec.first_task} task, which reads it again"
         )
-    return drift
+    return replace(drift, defaults=batch.defaults)
 
 
 def _evolve(connection: Connection, spec: TableSpec, drift: Drift) -> None:
     """Change raw so that the staged rows fit, in the load's own transaction."""
     for column in drift.added:
-        connection.execute(add_column(spec, column))
-        log.warning(
-            "column added to raw; older rows hold NULL until a full refresh", table=spec.name, column=column.name
-        )
+        held = drift.defaults.get(column.name)
+        connection.execute(add_column(spec, column, held))
+        log.warning("column added to raw", table=spec.name, column=column.name, older_rows_hold=held or "NULL")
     below_views = [column.name for column in drift.widened if views_on(connection, spec, column)[0]]
     if below_views:
         relation = relation_text(spec.raw_schema, spec.table)

@@ -213,8 +213,7 @@ def _bring_up_to_date(made: Written, table: Table, project: _Project, parents: P
     if new:
         blocks = [_column(each, tests_of(table, each, parents, project.tests)) for each in new]
         project.add(project.sources, place, blocks, LOADED_COLUMNS)
-        older = "; rows loaded before hold NULL until they change or a full refresh" if table.cursor else ""
-        made.say(table.name, f"new columns: {', '.join(each.name for each in new)}{older}")
+        made.say(table.name, f"new columns: {', '.join(each.name for each in new)}")
     names: set[str] = set()
     for column in table.loaded:
         if labels := project.add_labels(tests_of(table, column, {}, names)):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -52,6 +53,7 @@ class Drift:
 
     Attributes:
         added: Columns that raw lacks.
+        defaults: Of those, what rows of before hold in the source, as text; in the others they hold NULL.
         widened: Columns, of their new type, whose type in raw is too narrow.
         gone: Columns of raw that the source no longer has: kept, with the last values of their rows.
         labels: Statements that add new enum labels.
@@ -59,6 +61,7 @@ class Drift:
     """
 
     added: tuple[Column, ...] = ()
+    defaults: Mapping[str, str] = field(default_factory=dict)
     widened: tuple[Column, ...] = ()
     gone: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
@@ -66,7 +69,7 @@ class Drift:
 
     def statements(self, spec: TableSpec) -> list[str]:
         """The DDL that a run executes in the warehouse."""
-        columns = [add_column(spec, column) for column in self.added]
+        columns = [add_column(spec, column, self.defaults.get(column.name)) for column in self.added]
         columns += [change_type(spec, column) for column in self.widened]
         return [*self.labels, *(each.as_string() for each in columns)]
 
@@ -117,6 +120,8 @@ def examine(
         refuse_other_key(spec, raw)
         found = compare(warehouse, spec, columns, raw)
         drift = replace(found, labels=drift.labels, gone=ledger.of_the_source(warehouse, spec, found.gone))
+        held = _held_before(source, spec, found.added)
+        drift = replace(drift, defaults={name: values[0] for name, values in held.items() if len(values) == 1})
         if last and window.mode in ("window", "repair"):
             _refuse_a_part_of_a_column(spec, _dropped_from_raw(last, shape, raw))
         if last and window.mode == "incremental":
@@ -124,6 +129,10 @@ def examine(
                 *_rewritten(last, shape, raw),
                 *_other_entry(last, shape),
                 *_attached(source, spec, last, shape, window),
+                *(
+                    f"column {name!r} is new, and older rows hold a value in it"
+                    for name in held.keys() - drift.defaults
+                ),
             )
             drift = replace(drift, unseen=unseen)
         _refuse_blocked(warehouse, spec, drift)
@@ -173,12 +182,30 @@ def compare(warehouse: Connection, spec: TableSpec, columns: tuple[Column, ...],
         widened.append(column)
     gone = have.keys() - {column.name for column in columns} - set(LOADED_COLUMNS)
     added = tuple(column for column in columns if column.name not in have)
-    return Drift(added, tuple(widened), tuple(sorted(gone)))
+    return Drift(added, widened=tuple(widened), gone=tuple(sorted(gone)))
 
 
-def add_column(spec: TableSpec, column: Column) -> sql.Composed:
-    """`alter table … add column …` for raw."""
-    return sql.SQL("alter table {} add column {} {}").format(*_column(spec, column))
+def _held_before(source: Connection, spec: TableSpec, added: tuple[Column, ...]) -> dict[str, list[str]]:
+    """What rows that were there before hold in columns that are new; several where parts of the table differ.
+
+    None of what is hashed: it is no constant of the source's.
+    """
+    names = [column.name for column in added]
+    if not names:
+        return {}
+    values = {"relation": relation_text(spec.schema_name, spec.identifier), "names": names}
+    held = dict(source.execute(statement("missing_values"), values).fetchall())
+    return {name: [] if "hash" in spec.columns.get(name, "") else texts for name, texts in held.items()}
+
+
+def add_column(spec: TableSpec, column: Column, held: str | None = None) -> sql.Composed:
+    """`alter table … add column …` for raw, in which older rows hold the same as in the source; writes none of them."""
+    table, name, type_ = _column(spec, column)
+    if held is None:
+        return sql.SQL("alter table {} add column {} {}").format(table, name, type_)
+    return sql.SQL("alter table {} add column {} {} default {}; alter table {} alter column {} drop default").format(
+        table, name, type_, sql.Literal(held), table, name
+    )
 
 
 def change_type(spec: TableSpec, column: Column) -> sql.Composed:

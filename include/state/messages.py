@@ -111,6 +111,7 @@ class Part(_Message):
         shape: Digest of the source table's shape, which every range has to find again.
         entry: Digest of what the table's entry said of reading, which the load has to find again.
         added: Columns that raw lacked when the table was looked at; None where there was no raw table.
+        defaults: What rows of before hold in those columns, as text, where it is not NULL.
         ranges: How many parts the extraction has; `number` counts them from 0.
         begun_on: The horizon's server, on which every part has to be read.
     """
@@ -133,6 +134,7 @@ class Part(_Message):
     number: int
     ranges: int
     begun_on: Server | None = field(default=None, kw_only=True)
+    defaults: dict[str, str] = field(default_factory=dict, kw_only=True)
 
     @property
     def window(self) -> Window:

@@ -162,10 +162,8 @@ def test_columns_that_raw_does_not_have_yet_are_left_to_the_next_run(pipeline: P
     pipeline.app.execute("alter table orders add note text default 'x'")
     assert compare(pipeline, spec).is_clean
     pipeline.run(spec)
-    report = compare(pipeline, spec)
-    assert counts(report) == {"differing": ROWS}
-    repair(pipeline.source, pipeline.warehouse, spec, report, "r1")
     pipeline.assert_equal("id, amount, updated_at, note")
+    assert compare(pipeline, spec).is_clean
 
 
 def test_columns_left_out_hashed_or_cast_are_compared_as_they_are_extracted(pipeline: Pipeline) -> None:

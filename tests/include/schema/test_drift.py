@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -44,11 +45,52 @@ def raw_type(pipeline: Pipeline, column: str) -> str:
     return next(each.declared_type for each in columns if each.name == column)
 
 
-def test_an_added_column_is_added_and_refilled_by_a_full_refresh(loaded: Pipeline) -> None:
-    change(loaded, "alter table orders add color text default 'red'; update orders set updated_at = now() where id = 2")
-    loaded.run(loaded.spec())
-    assert loaded.raw("select id, color from raw_shop.orders order by id") == [(1, None), (2, "red")]
+ADDED = {
+    "color text default 'red'": "'blue'",
+    "many int[] default '{1,NULL,2}'": "'{3}'",
+    "boxes box[] default '{(2,2),(1,1);(4,4),(3,3)}'": "null",
+    "at timestamptz not null default '2026-01-01 12:00+02'": "now()",
+    "since interval default '1 mon 2 days -3 hours'": "'1 s'",
+    "bytes bytea default '\\x00ff27'": "''",
+    "quoted text default E'it''s \\\\ {\"a\", 1} '": "''",
+    "ratio float8 default 0.1": "'NaN'",
+    "note2 varchar(4) default ''": "null",
+    "doc jsonb default '{\"a\": [1]}'": "'1'",
+    "plain int": "4",
+}
+"""A column as it is added, and another value for one row. Older rows hold what it is added with."""
+
+
+@pytest.mark.parametrize("column, other", ADDED.items(), ids=lambda text: text.split()[0])
+@pytest.mark.parametrize("mode", ["incremental", "append"])
+def test_older_rows_get_what_a_column_is_added_with(loaded: Pipeline, column: str, other: str, mode: str) -> None:
+    name, spec = column.split()[0], loaded.spec(mode=mode)
+    loaded.run(spec)
+    change(loaded, f"alter table orders add {column}; alter table orders alter {name} drop default")
+    change(loaded, f"insert into orders (id, amount, updated_at, {name}) values (3, 3, now(), {other})")
+    result = loaded.run(spec)
+    assert result.rows_extracted < 3, "nothing is read for it"
+    loaded.assert_same(f"id, amount, {name}", "orders", "id")
+
+
+def test_a_backfill_may_be_the_first_to_bring_a_column(loaded: Pipeline) -> None:
+    change(loaded, "alter table orders add color text default 'red'")
+    loaded.run(loaded.spec(), window=replace(BACKFILL, upper=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=1)))
+    loaded.assert_same("id, amount, color", "orders", "id")
+
+
+def test_what_is_hashed_has_no_constant(loaded: Pipeline) -> None:
+    change(loaded, "alter table orders add email text default 'nobody@example.com'")
+    spec = loaded.spec(columns={"email": "unsalted_hash"})
+    assert loaded.run(spec).mode == "full"
+    assert loaded.raw("select count(distinct email), min(length(email)) from raw_shop.orders") == [(1, 64)]
+
+
+def test_parts_of_a_table_that_got_a_column_with_different_values_are_read(loaded: Pipeline) -> None:
+    change(loaded, "create table kids () inherits (orders); insert into kids values (3, 3, now() - interval '1 day')")
     loaded.run(loaded.spec(), window=WHOLE)
+    change(loaded, "alter table kids add color text default 'red'; alter table orders add color text default 'blue'")
+    assert loaded.run(loaded.spec()).mode == "full"
     loaded.assert_same("id, amount, color", "orders", "id")
 
 
