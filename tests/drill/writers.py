@@ -233,7 +233,8 @@ class Writer:
                 kind = self.rng.choice(("text", *WIDER))
                 # A name of the past, where raw keeps what a dropped column of that type held, or a new one.
                 column = f"extra_{time.time_ns()}" if kind in WIDER or "extra" in kinds else "extra"
-                self.connection.execute(f"alter table shapes add column {column} {kind}")
+                held = self.rng.choice(("", "default '5'"))  # what rows of before hold, none of which is written
+                self.connection.execute(f"alter table shapes add column {column} {kind} {held}")
                 fill = f"update {{t}} set {column} = '7', updated_at = now() where {self.IN_SLICE}"
                 self._do(fill, shapes, **self._slice())
 
