@@ -38,7 +38,7 @@ def serve_newest_version() -> None:
     Cadwyn._cadwyn_initialize = serve
 
 
-@patch("apache-airflow", "==3.3.*", gives="`make run` may end with an error of Airflow's after a good run")
+@patch("apache-airflow", "==3.3.*", gives="a good run would end with an error of Airflow's", is_needed=True)
 def run_without_deadline() -> None:
     """Nobody is told that a run is late for which a person waits. Airflow takes its deadline for an id, and fails.
 

@@ -18,7 +18,7 @@ from include.compose.airflow_api import Airflow
 from include.local.environment import Installation
 from tests.conftest import Checkout
 
-PATIENCE_SECONDS = 300
+PATIENCE_SECONDS = 600
 SETTLED_ORDERS = "select id from orders where updated_at < now() - interval '1 hour' order by id limit {}"
 """Orders of the source that none of these runs has changed: a row still to be read again is not compared."""
 

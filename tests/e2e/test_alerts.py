@@ -10,10 +10,9 @@ import pytest
 
 from include.compose.airflow_api import Airflow
 from tests.conftest import Checkout
-from tests.e2e.conftest import served, spoil_orders
+from tests.e2e.conftest import PATIENCE_SECONDS, served, spoil_orders
 from tests.webhook import SECRET, Webhook, webhook
 
-PATIENCE_SECONDS = 300
 DAG_ID = "elt_pipeline"
 
 

@@ -170,12 +170,12 @@ def test_the_scheduler_makes_the_same(features: Checkout, by_dbt: dict[str, Any]
             pass
         warned = airflow.warnings("elt_pipeline", run_id)
         of_failure = hook.texts.get(timeout=PATIENCE_SECONDS)
+        found, ids = made(dsn), told(dsn)[2]
         airflow.trigger("elt_pipeline", {"dbt_select": "like_stg_customers_email__a_"})
         of_success = hook.texts.get(timeout=PATIENCE_SECONDS)
     states = Counter(task["state"] for task in tasks)
     assert states.keys() == {"success", "failed", "upstream_failed"} and states["failed"] == 1
-    assert made(dsn) == by_dbt
-    assert told(dsn)[2] == 1
+    assert found == by_dbt and ids == 1
     assert len(warned) == 4 and any("tab Failing rows" in said for said in warned.values())
     assert of_failure.startswith("elt_pipeline failed: 1 of ") and "\n4 tasks warn\n• " in of_failure
     assert of_success.startswith("elt_pipeline succeeded\n"), of_success

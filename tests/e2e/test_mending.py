@@ -11,9 +11,8 @@ import pytest
 
 from include.compose.airflow_api import Airflow
 from tests.conftest import Checkout
-from tests.e2e.conftest import served, spoil_orders
+from tests.e2e.conftest import PATIENCE_SECONDS, served, spoil_orders
 
-PATIENCE_SECONDS = 300
 NOBODY = "http://127.0.0.1:1"
 """A proxy that loopback must not go through."""
 
