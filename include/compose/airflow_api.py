@@ -72,20 +72,14 @@ class Airflow:
 
     def result(self, dag_id: str, run_id: str, task_id: str) -> Any:
         """What a task returned (its XCom)."""
-        path = f"/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task_id}/xcomEntries/return_value"
-        return self.call("GET", path)["value"]
+        return self._xcom(dag_id, run_id, task_id, -1, "return_value")
 
     def warnings(self, dag_id: str, run_id: str) -> dict[tuple[str, int], str]:
         """What tasks of a run warn of, by their id and map index: the first hundred."""
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances"
         left = self.call("GET", f"{path}/~/xcomEntries?xcom_key_pattern=warning&limit=100")["xcom_entries"]
-        return {
-            (each["task_id"], each["map_index"]): self.call(
-                "GET", f"{path}/{each['task_id']}/xcomEntries/warning?map_index={each['map_index']}"
-            )["value"]
-            for each in left
-            if each["key"] == "warning"
-        }
+        tasks = [(each["task_id"], each["map_index"]) for each in left if each["key"] == "warning"]
+        return {task: self._xcom(dag_id, run_id, *task, "warning") for task in tasks}
 
     def error(self, dag_id: str, run_id: str, task: dict[str, Any]) -> str:
         """Why a task failed: what it left, else what its log says last, without a traceback; or nothing."""
@@ -93,7 +87,7 @@ class Airflow:
         of_task = f"map_index={task['map_index']}"
         left = self.call("GET", f"{path}/xcomEntries?{of_task}")["xcom_entries"]
         if any(entry["key"] == "error" for entry in left):
-            return self.call("GET", f"{path}/xcomEntries/error?{of_task}")["value"]
+            return self._xcom(dag_id, run_id, task["task_id"], task["map_index"], "error")
         lines = self.call("GET", f"{path}/logs/{task['try_number']}?{of_task}&full_content=true")["content"]
         errors = [line["error_detail"][0]["exc_value"] for line in lines if line.get("error_detail")]
         return errors[-1] if errors else ""
@@ -119,6 +113,11 @@ class Airflow:
             yield found
             if not is_over:
                 time.sleep(max(POLL_SECONDS, 4 * took))
+
+    def _xcom(self, dag_id: str, run_id: str, task_id: str, map_index: int, key: str) -> Any:
+        """What a task left under a key."""
+        path = f"/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/{task_id}/xcomEntries/{key}?map_index={map_index}"
+        return self.call("GET", path)["value"]
 
     def _wait_for(self, dag_id: str) -> None:
         """Until the DAG is parsed, which may be a while after the services are healthy."""

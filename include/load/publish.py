@@ -225,9 +225,9 @@ def _drift_since_the_look(connection: Connection, load: Load, raw: tuple[Column,
 def _evolve(connection: Connection, spec: TableSpec, drift: Drift) -> None:
     """Change raw so that the staged rows fit, in the load's own transaction."""
     for column in drift.added:
-        held = drift.defaults.get(column.name)
-        connection.execute(add_column(spec, column, held))
-        log.warning("column added to raw", table=spec.name, column=column.name, older_rows_hold=held or "NULL")
+        connection.execute(add_column(spec, column, drift.defaults.get(column.name)))
+        held = drift.older_rows_hold(column)
+        log.warning("column added to raw", table=spec.name, column=column.name, older_rows_hold=held)
     below_views = [column.name for column in drift.widened if views_on(connection, spec, column)[0]]
     if below_views:
         relation = relation_text(spec.raw_schema, spec.table)

@@ -105,10 +105,7 @@ def _changes(warehouse: Connection, spec: TableSpec, found: Examined, reads_all:
         f"{name} is gone from the source: raw keeps its last values, new rows hold NULL" for name in found.drift.gone
     ]
     unseen = [f"{change}: every row is read" for change in found.drift.unseen]
-    added = [
-        f"{column.name} is new: older rows hold {found.drift.defaults.get(column.name, 'NULL')!s}"
-        for column in found.drift.added
-    ]
+    added = [f"{each.name} is new: older rows hold {found.drift.older_rows_hold(each)}" for each in found.drift.added]
     return found.drift.statements(spec) + gone + unseen + ([] if reads_all else added)
 
 

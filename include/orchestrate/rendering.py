@@ -305,8 +305,8 @@ class _Pipeline:
         """What is read through nodes that this DAG does not have is waited for, with its tests, as dbt does it."""
         if self.only is None:
             for unique_id, task in {**self.first_task, **self.test_task}.items():
-                missing = [parent for parent in self._parents(unique_id) if parent not in self.last_task]
-                self._beyond(missing) >> task
+                if missing := [parent for parent in self._parents(unique_id) if parent not in self.last_task]:
+                    self._beyond(missing) >> task
 
     def _beyond(self, missing: list[str]) -> list[BaseOperator]:
         """The nearest tasks upstream of nodes that this DAG does not have."""

@@ -1,4 +1,4 @@
-"""Code of others that is replaced, behind one door: what each patch replaces, for which versions, and what it gives.
+"""Code of others that is replaced, behind one door: of whom, of which versions, and what is so without it.
 
 A patch that saves time is left out of versions it was not written for, and where `ELT_PATCHES=off` is set: the product
 then works as before, slower. Without one that is needed it would do something else, and refuses to begin.
@@ -28,14 +28,14 @@ class Patch:
     Attributes:
         distribution: Whose code it replaces.
         versions: Those it was written for.
-        gives: What is so without it, as measured.
+        without: What is so without it, as measured.
         is_needed: Whether that would be wrong, and not only slower.
         replace: Does it.
     """
 
     distribution: str
     versions: SpecifierSet
-    gives: str
+    without: str
     is_needed: bool
     replace: Callable[[], None]
 
@@ -49,9 +49,9 @@ class Patch:
         installed = version(self.distribution)
         said = f"{self.name} is for {self.distribution} {self.versions}, and {installed} is installed"
         if installed not in self.versions and self.is_needed:
-            raise ConfigError(f"{said}: install requirements.lock. Without it {self.gives}")
+            raise ConfigError(f"{said}: install requirements.lock. Without it {self.without}")
         if installed not in self.versions:
-            log.warning(f"{said}: it is left out, and {self.gives}")
+            log.warning(f"{said}: it is left out, and {self.without}")
         elif self.is_needed or os.environ.get("ELT_PATCHES") != "off":
             self.replace()
 
@@ -61,10 +61,10 @@ class Patch:
 
 
 def patch(
-    distribution: str, versions: str, gives: str, is_needed: bool = False
+    distribution: str, versions: str, without: str, is_needed: bool = False
 ) -> Callable[[Callable[[], None]], Patch]:
     """Make a patch of a function that replaces something; its docstring says why, and until when."""
-    return lambda replace: Patch(distribution, SpecifierSet(versions), gives, is_needed, replace)
+    return lambda replace: Patch(distribution, SpecifierSet(versions), without, is_needed, replace)
 
 
 def apply(module: ModuleType) -> None:

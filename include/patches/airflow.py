@@ -12,7 +12,7 @@ ours: set[str] = set()
 """Ids of the DAGs that hold the pipeline's tasks; nobody else's DAG is touched."""
 
 
-@patch("apache-airflow", "==3.3.*", gives="parsing 1,000 models takes 0.7 s longer, of 1.2")
+@patch("apache-airflow", "==3.3.*", without="parsing 1,000 models takes 0.7 s longer, of 1.2")
 def hash_by_name() -> None:
     """Airflow asks twice an edge for the hash of its DAG, and makes it of all task ids. Equal DAGs have the same name.
 
@@ -22,7 +22,7 @@ def hash_by_name() -> None:
     DAG.__hash__ = lambda dag: hash(dag.dag_id) if dag.dag_id in ours else of_all(dag)
 
 
-@patch("apache-airflow", "==3.3.*", gives="`make run` takes 4 s longer")
+@patch("apache-airflow", "==3.3.*", without="`make run` takes 4 s longer")
 def serve_newest_version() -> None:
     """A run in one process answers the requests of its own tasks; routes for clients of all ten versions take 4 s.
 
@@ -38,7 +38,7 @@ def serve_newest_version() -> None:
     Cadwyn._cadwyn_initialize = serve
 
 
-@patch("apache-airflow", "==3.3.*", gives="a good run would end with an error of Airflow's", is_needed=True)
+@patch("apache-airflow", "==3.3.*", without="a good run would end with an error of Airflow's", is_needed=True)
 def run_without_deadline() -> None:
     """Nobody is told that a run is late for which a person waits. Airflow takes its deadline for an id, and fails.
 

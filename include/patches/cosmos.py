@@ -11,7 +11,7 @@ from cosmos.operators import local
 from include.patches import patch
 
 
-@patch("astronomer-cosmos", "==1.15.*", gives="parsing 1,000 models takes 0.75 s longer, of 1.2")
+@patch("astronomer-cosmos", "==1.15.*", without="parsing 1,000 models takes 0.75 s longer, of 1.2")
 def remember_signatures() -> None:
     """Cosmos reads the signatures of the same three constructors again for each operator.
 

@@ -40,9 +40,6 @@ HARMLESS = frozenset("debug log_format log_level print printer_width quiet".spli
 CORE, ADAPTERS, COMMON = ("dbt-core", "==1.12.*"), ("dbt-postgres", "==1.11.*"), ("dbt-common", "==1.*")
 
 
-ON_RUN_END = "on-run-end"
-
-
 class Period(NamedTuple):
     """A half-open interval of time, UTC."""
 
@@ -60,7 +57,7 @@ class Run:
     """The same in all its tasks."""
 
     end: str | None = None
-    """`on-run-start` or `ON_RUN_END`: the hooks to run, and none of the nodes; None: the node, without hooks."""
+    """`on-run-start` or `on-run-end`: the hooks to run, and none of the nodes; None: the node, without hooks."""
 
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What the other tasks have kept of their nodes (`dbt_hooks.outcome`), by unique id; for `on-run-end`."""
@@ -91,7 +88,7 @@ current = [Invocation()]
 """The one under way, or the last. dbt works in threads of its own."""
 
 
-@patch(*ADAPTERS, gives="what is tried again would hang on a text in the server's language", is_needed=True)
+@patch(*ADAPTERS, without="what is tried again would hang on a text in the server's language", is_needed=True)
 def judge_errors() -> None:
     """dbt makes a text of what the server says, in the server's language, and drops its SQLSTATE.
 
@@ -119,7 +116,7 @@ def judge_errors() -> None:
     PostgresConnectionManager.open = classmethod(open_or_judge)
 
 
-@patch(*ADAPTERS, gives="certificates, options and several hosts of a connection would not reach dbt", is_needed=True)
+@patch(*ADAPTERS, without="certificates, options and several hosts of a connection would not reach dbt", is_needed=True)
 def connect_as_told() -> None:
     """dbt's profile knows a few of libpq's parameters; the others are as much part of who is reached, and how.
 
@@ -135,7 +132,7 @@ def connect_as_told() -> None:
     connections.psycopg2 = SimpleNamespace(**{**vars(psycopg2), "connect": connect})
 
 
-@patch(*CORE, gives="a task would run every node whose name begins like its own", is_needed=True)
+@patch(*CORE, without="a task would run every node whose name begins like its own", is_needed=True)
 def select_by_unique_id() -> None:
     """dbt selects by name, path or `fqn:`, which is a prefix and not unique, but by no unique id.
 
@@ -155,7 +152,7 @@ def select_by_unique_id() -> None:
     NodeSelector.get_selected = get_selected_alone
 
 
-@patch(*CORE, gives="a task whose node the project's default selector leaves out would run nothing", is_needed=True)
+@patch(*CORE, without="a task whose node the project's default selector leaves out would run nothing", is_needed=True)
 def select_by_no_default() -> None:
     """A task's node was selected where the graph was made.
 
@@ -169,7 +166,7 @@ def select_by_no_default() -> None:
     RuntimeConfig.get_default_selector_name = get_name
 
 
-@patch(*CORE, gives="a shell that is set up for another project would change what tasks do", is_needed=True)
+@patch(*CORE, without="a shell that is set up for another project would change what tasks do", is_needed=True)
 def read_no_options_from_the_shell() -> None:
     """dbt takes each of its options from a variable too."""
     for option in (option for command in (cli, *cli.commands.values()) for option in command.params):
@@ -190,7 +187,7 @@ class _OfPeriod(MicrobatchBuilder):
         return found
 
 
-@patch(*CORE, gives="a run for an old day would build the batches of today", is_needed=True)
+@patch(*CORE, without="a run for an old day would build the batches of today", is_needed=True)
 def build_batches_of_the_period() -> None:
     """dbt's options for it, --event-time-start and --event-time-end, leave `lookback` and `begin` out of account.
 
@@ -209,7 +206,7 @@ def build_batches_of_the_period() -> None:
     MicrobatchModelRunner.get_microbatch_builder = builder_of_period
 
 
-@patch(*CORE, gives="the last line of each task's log tells of a leaked lock")
+@patch(*CORE, without="the last line of each task's log tells of a leaked lock")
 def lock_within_the_process() -> None:
     """A task's process ends without cleaning up. Locks of this kind end with it; dbt's are for processes that it never
     starts.
@@ -219,13 +216,13 @@ def lock_within_the_process() -> None:
     dbt.mp_context._MP_CONTEXT = multiprocessing.get_context("fork")
 
 
-@patch(*COMMON, gives="a dbt task takes longer")
+@patch(*COMMON, without="a dbt task takes longer")
 def keep_parsed_macros() -> None:
     """dbt's own switch to keep what depends on nothing but a text or the installed packages: parsed macros, plugins."""
     enable_test_caching()
 
 
-@patch(*COMMON, gives="a dbt task takes 0.2 s longer")
+@patch(*COMMON, without="a dbt task takes 0.2 s longer")
 def name_no_source_of_flags() -> None:
     """dbt would walk the whole call stack, source lines and all, to name the module that declared each of its flags.
 
@@ -238,7 +235,7 @@ compiled: dict[tuple[type, str], CodeType] = {}
 """Templates, by the environment's kind and their text."""
 
 
-@patch(*COMMON, gives="a dbt task compiles the profile's entries again")
+@patch(*COMMON, without="a dbt task compiles the profile's entries again")
 def compile_once() -> None:
     """dbt makes an environment for each text it renders, the profile's entries for instance, and so keeps none.
 
@@ -255,7 +252,7 @@ def compile_once() -> None:
     MacroFuzzEnvironment.compile = compile_new
 
 
-@patch(*CORE, gives="each dbt task opens a connection more, to ask for schemas")
+@patch(*CORE, without="each dbt task opens a connection more, to ask for schemas")
 def create_schemas_once() -> None:
     """dbt asks for all schemas of the database before each invocation; here once for a schema, as `dbt build` does.
 
@@ -276,7 +273,7 @@ _UNSEEN = {EventLevel.DEBUG, EventLevel.TEST}
 _fire_event = EventManager.fire_event
 
 
-@patch(*COMMON, gives="a dbt task writes out fifty events that nobody reads, and names a folder that is gone")
+@patch(*COMMON, without="a dbt task writes out fifty events that nobody reads, and names a folder that is gone")
 def write_events_that_are_seen() -> None:
     """dbt writes out its events, looking for secrets in them, before it drops them for their level.
 

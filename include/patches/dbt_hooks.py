@@ -19,7 +19,7 @@ from dbt.task.run import RunTask
 from dbt_common import invocation
 
 from include.patches import patch
-from include.patches.dbt import CORE, ON_RUN_END, current
+from include.patches.dbt import CORE, current
 
 _KEPT = ("message", "failures", "execution_time", "thread_id", "adapter_response")
 
@@ -49,7 +49,7 @@ def _result(node: Any, kept: Mapping[str, Any] | None) -> RunResult:
     return RunResult(node=node, status=status, timing=timing, **{name: kept[name] for name in _KEPT})
 
 
-@patch(*CORE, gives="the hooks of a run would run in each of its tasks", is_needed=True)
+@patch(*CORE, without="the hooks of a run would run in each of its tasks", is_needed=True)
 def run_hooks_of_the_end() -> None:
     """The hooks of the end that the invocation is for. dbt would open a connection before it looks for any."""
     run_hooks = RunTask.safe_run_hooks
@@ -64,7 +64,7 @@ def run_hooks_of_the_end() -> None:
     RunTask.safe_run_hooks = run_hooks_if_asked
 
 
-@patch(*CORE, gives="the tasks of the hooks would build every node again", is_needed=True)
+@patch(*CORE, without="the tasks of the hooks would build every node again", is_needed=True)
 def execute_nodes_elsewhere() -> None:
     """At the ends of a run, its nodes are other tasks'."""
     execute_nodes = RunTask.execute_nodes
@@ -73,7 +73,7 @@ def execute_nodes_elsewhere() -> None:
         run = current[0].run
         if run is None or run.end is None:
             return execute_nodes(task)
-        if run.end == ON_RUN_END:
+        if run.end == "on-run-end":
             nodes = [node for node in task._flattened_nodes if not node.is_ephemeral_model]
             task.node_results += [_result(node, run.results.get(node.unique_id)) for node in nodes]
         return task.node_results
@@ -81,7 +81,7 @@ def execute_nodes_elsewhere() -> None:
     RunTask.execute_nodes = execute_no_nodes
 
 
-@patch(*CORE, gives="each task of a run would have an `invocation_id` of its own", is_needed=True)
+@patch(*CORE, without="each task of a run would have an `invocation_id` of its own", is_needed=True)
 def take_invocation_id() -> None:
     """One id for all the tasks of a run."""
     reset = requires.reset_invocation_id

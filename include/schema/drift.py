@@ -53,25 +53,29 @@ class Drift:
 
     Attributes:
         added: Columns that raw lacks.
-        defaults: Of those, what rows of before hold in the source, as text; in the others they hold NULL.
         widened: Columns, of their new type, whose type in raw is too narrow.
         gone: Columns of raw that the source no longer has: kept, with the last values of their rows.
         labels: Statements that add new enum labels.
         unseen: What changed without the rows' cursors, as sentences: the table is read whole.
+        defaults: What rows of before hold in added columns, as text; in the others they hold NULL.
     """
 
     added: tuple[Column, ...] = ()
-    defaults: Mapping[str, str] = field(default_factory=dict)
     widened: tuple[Column, ...] = ()
     gone: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
+    defaults: Mapping[str, str] = field(default_factory=dict)
 
     def statements(self, spec: TableSpec) -> list[str]:
         """The DDL that a run executes in the warehouse."""
         columns = [add_column(spec, column, self.defaults.get(column.name)) for column in self.added]
         columns += [change_type(spec, column) for column in self.widened]
         return [*self.labels, *(each.as_string() for each in columns)]
+
+    def older_rows_hold(self, column: Column) -> str:
+        """What a person is told of an added column."""
+        return repr(self.defaults[column.name]) if column.name in self.defaults else "NULL"
 
     def follow(self, window: Window) -> Window:
         """The window, or all of the table where the cursor does not show what changed."""
@@ -131,7 +135,7 @@ def examine(
                 *_attached(source, spec, last, shape, window),
                 *(
                     f"column {name!r} is new, and older rows hold a value in it"
-                    for name in held.keys() - drift.defaults
+                    for name in sorted(held.keys() - drift.defaults)
                 ),
             )
             drift = replace(drift, unseen=unseen)
@@ -182,7 +186,7 @@ def compare(warehouse: Connection, spec: TableSpec, columns: tuple[Column, ...],
         widened.append(column)
     gone = have.keys() - {column.name for column in columns} - set(LOADED_COLUMNS)
     added = tuple(column for column in columns if column.name not in have)
-    return Drift(added, widened=tuple(widened), gone=tuple(sorted(gone)))
+    return Drift(added, tuple(widened), tuple(sorted(gone)))
 
 
 def _held_before(source: Connection, spec: TableSpec, added: tuple[Column, ...]) -> dict[str, list[str]]:

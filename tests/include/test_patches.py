@@ -24,7 +24,7 @@ def replaced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def made(replaced: list[str], versions: str, is_needed: bool) -> Patch:
-    @patch("packaging", versions, gives="it is slow", is_needed=is_needed)
+    @patch("packaging", versions, without="it is slow", is_needed=is_needed)
     def something() -> None:
         replaced.append("it")
 

@@ -67,6 +67,8 @@ def test_drift_is_shown_as_ddl_or_stops(pipeline: Pipeline) -> None:
     assert said(made, "schema") == [add_column, "Note is new: older rows hold NULL"]
     whole = plan(pipeline, pipeline.spec(mode="full"))
     assert said(whole, "schema") == [add_column], "where every row is read none is older"
+    pipeline.app.execute("alter table orders add tag text default ''")
+    assert said(plan(pipeline, pipeline.spec()), "schema")[-1] == "tag is new: older rows hold ''"
     pipeline.app.execute("alter table orders alter amount type text")
     made = plan(pipeline, pipeline.spec())
     assert len(made.problems) == 1 and 'alter column "amount" type text' in made.problems[0]
