@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import tempfile
 import time
 from collections.abc import Callable
@@ -89,9 +91,15 @@ def crash(server: EmbeddedPostgres) -> None:
 
 
 def lose(server: EmbeddedPostgres, change: Callable[[psycopg.Connection], object], read: Callable[[], object]) -> None:
-    """Commit without waiting for the disk, have it read, and crash."""
+    """Commit without waiting for the disk, have it read, and crash: what would write it meanwhile stands still."""
     with admin(server) as connection:
-        connection.execute("set synchronous_commit = off")
-        change(connection)
-        read()
+        found = connection.execute("select pid from pg_stat_activity where backend_type = 'walwriter'").fetchone()
+        assert found
+        os.kill(found[0], signal.SIGSTOP)
+        try:
+            connection.execute("set synchronous_commit = off")
+            change(connection)
+            read()
+        finally:
+            os.kill(found[0], signal.SIGKILL)
     crash(server)

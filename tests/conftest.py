@@ -29,6 +29,7 @@ _HOME = Path(tempfile.mkdtemp(prefix="elt-test-airflow-"))
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 os.environ |= airflow_settings(Installation(_HOME), api_port=8080)
 os.environ |= {"AIRFLOW_HOME": str(_HOME / "airflow"), "DBT_TARGET_PATH": str(ROOT / ".local" / "dbt")}
+os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{_HOME}/airflow/airflow.db"
 
 
 class Postgres:
@@ -169,6 +170,13 @@ class Checkout:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def copied(self, root: Path) -> Checkout:
+        """A copy of the tree below `root`, to be changed, on the same installation."""
+        for part in ("dags", "include", "dbt", "plugins"):
+            shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("target", "__pycache__"))
+        (root / ".venv").symlink_to(ROOT / ".venv")
+        return Checkout(self.here, root)
 
     def source(self) -> psycopg.Connection:
         return psycopg.connect(self.run("dsn-source").stdout.strip())

@@ -28,7 +28,6 @@ from include.local.environment import (
     environment,
     installation,
     libpq_uri,
-    needs_embedded_server,
     number,
     parameters_of,
     user_environment,
@@ -72,17 +71,16 @@ def main() -> int:
 
 
 def prepare(here: Installation) -> dict[str, str]:
-    """Start and provision the embedded server unless both sides are the user's own; the children's environment."""
+    """Start and provision the embedded server; the children's environment."""
     user = user_environment()
     _close(here)
-    if needs_embedded_server(user):
-        _check_disk(here)
-        port = number(user, "PG_PORT", highest=HIGHEST_PORT)
-        with _lock(here, "server", wait=True):
-            server = here.server(port).start()
-            with entered(environment(here, user, _ui_port(user))):
-                provision(server, here.secrets())
-    computed = environment(here, user, _ui_port(user))
+    _check_disk(here)
+    port = number(user, "PG_PORT", highest=HIGHEST_PORT)
+    with _lock(here, "server", wait=True):
+        server = here.server(port).start()
+        computed = environment(here, user, _ui_port(user))
+        with entered(computed):
+            provision(server, here.secrets())
     write_shell_file(here, computed)
     return computed
 

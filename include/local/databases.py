@@ -1,4 +1,4 @@
-"""The two databases of the local server and their roles, each with no more than it needs."""
+"""The databases of the local server and their roles, each with no more than it needs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from include.local.sample import SAMPLE, Sample
 from include.local.servers import EmbeddedPostgres
 
 WAREHOUSE = "warehouse"
+METADATA = "airflow"
+"""The database that Airflow keeps its own state in, and the role that owns it."""
 ADMIN = "warehouse_admin"
 """The person at the keyboard: reads all of the warehouse, and may repair it as the loader and as dbt."""
 
 
 def roles_of(sample: Sample | None) -> tuple[str, ...]:
-    """The roles of the warehouse, and of the source beside it."""
+    """The roles of the warehouse, of Airflow, and of the source beside them."""
     of_source = (sample.owner, sample.reader) if sample else ()
-    return ("raw_loader", "dbt_transformer", "bi_reader", "elt_watcher", ADMIN, *of_source)
+    return ("raw_loader", "dbt_transformer", "bi_reader", "elt_watcher", ADMIN, METADATA, *of_source)
 
 
 ROLES = roles_of(SAMPLE)
@@ -57,7 +59,7 @@ def provision(server: EmbeddedPostgres, passwords: dict[str, str], sample: Sampl
         passwords: One for each of the roles.
         sample: The source to make beside the warehouse.
     """
-    scripts = {WAREHOUSE: Path(__file__).parent / "sql" / "warehouse.sql"}
+    scripts = {name: Path(__file__).parent / "sql" / f"{name}.sql" for name in (WAREHOUSE, METADATA)}
     if sample:
         scripts[sample.name] = sample.grants
     with psycopg.connect(server.superuser_dsn("postgres"), autocommit=True) as connection:

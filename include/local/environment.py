@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode
 from include.connecting import NOT_POSTGRES, Parameters, profile_variables, written_parameters
 from include.errors import ConfigError
 from include.files import write_whole
-from include.local.databases import ROLES, WAREHOUSE
+from include.local.databases import METADATA, ROLES, WAREHOUSE
 from include.local.dotenv import parse_env_file
 from include.local.errors import LocalError
 from include.local.sample import SAMPLE
@@ -64,9 +64,9 @@ class Installation:
         return self.state / "logs"
 
     @property
-    def metadata(self) -> Path:
-        """Airflow's metadata database (SQLite)."""
-        return self.airflow_home / "airflow.db"
+    def metadata(self) -> str:
+        """libpq URI of Airflow's metadata database, on the embedded server."""
+        return self.server().dsn(METADATA, self.secrets()[METADATA], METADATA)
 
     def server(self, port: int | None = None) -> EmbeddedPostgres:
         return EmbeddedPostgres(self.state / "postgres", port)
@@ -75,7 +75,8 @@ class Installation:
         """Generated passwords and keys, each made once and readable by their owner alone."""
         path = self.state / "credentials.json"
         kept = json.loads(path.read_text()) if path.exists() else {}
-        made = {name: secrets.token_urlsafe(18) for name in (*ROLES, "admin", "jwt", "session")}
+        made = {name: secrets.token_urlsafe(18) for name in (*ROLES, "admin", "session")}
+        made["jwt"] = secrets.token_urlsafe(64)
         made["fernet"] = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
         if made.keys() - kept.keys():
             self.state.mkdir(parents=True, exist_ok=True)
@@ -123,20 +124,13 @@ def _mark(key: str, value: str) -> str:
     return hashlib.sha256(f"{key}={value}".encode()).hexdigest()[:12]
 
 
-def needs_embedded_server(user: dict[str, str]) -> bool:
-    """Whether the warehouse, or the sample source, is not on a server of the user's own."""
-    return not (user.get("AIRFLOW_CONN_WAREHOUSE") and (SAMPLE is None or user.get(SAMPLE.variable)))
-
-
 def connections(here: Installation, user: dict[str, str]) -> dict[str, str]:
     """`AIRFLOW_CONN_*` of warehouse and sample: the user's, else the embedded server's, each with its own role."""
-    made = {}
-    if needs_embedded_server(user):
-        server, password = here.server(), here.secrets()
-        roles = {variable: (role, WAREHOUSE) for variable, role in _WAREHOUSE.items()}
-        if SAMPLE:
-            roles[SAMPLE.variable] = (SAMPLE.reader, SAMPLE.name)
-        made = {variable: server.dsn(role, password[role], db) for variable, (role, db) in roles.items()}
+    server, password = here.server(), here.secrets()
+    roles = {variable: (role, WAREHOUSE) for variable, role in _WAREHOUSE.items()}
+    if SAMPLE:
+        roles[SAMPLE.variable] = (SAMPLE.reader, SAMPLE.name)
+    made = {variable: server.dsn(role, password[role], db) for variable, (role, db) in roles.items()}
     if user.get("AIRFLOW_CONN_WAREHOUSE"):
         made["AIRFLOW_CONN_WAREHOUSE_DBT"] = user["AIRFLOW_CONN_WAREHOUSE"]
     names = (*_WAREHOUSE, *((SAMPLE.variable,) if SAMPLE else ()))
@@ -194,16 +188,14 @@ def airflow_settings(here: Installation, api_port: int) -> dict[str, str]:
             "execution_api_server_url": f"http://127.0.0.1:{api_port}/execution/",
         },
         # Whoever starts a command here has migrated (include/local/pipeline.py); looking again takes 0.5 s.
-        "database": {
-            # One process writes at a time; 5 s, where nothing is said, are too short for the others on a busy machine.
-            "sql_alchemy_conn": f"sqlite:///{quote(str(here.metadata))}?timeout=60",
-            "check_migrations": "False",
-        },
+        "database": {"check_migrations": "False"},
         "api": {"host": "127.0.0.1", "port": str(api_port), "secret_key": secret["session"], "expose_config": "False"},
         "api_auth": {"jwt_secret": secret["jwt"]},
         "dag_processor": {"refresh_interval": "30", "dag_file_processor_timeout": str(PARSE_SECONDS + 30)},
         "cosmos": {"enable_telemetry": "False"},
         "usage_data_collection": {"enabled": "False"},
+        # A busy machine may take longer than Airflow's 5 s to answer a task that begins, which then fails.
+        "workers": {"execution_api_timeout": "60"},
     }
     settings["api"]["base_url"] = f"http://127.0.0.1:{api_port}"
     return {
@@ -227,6 +219,7 @@ def environment(here: Installation, user: dict[str, str], api_port: int = 8080) 
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
         "SCARF_ANALYTICS": "false",
         "XDG_RUNTIME_DIR": str(here.state),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": here.metadata.replace("postgresql:", "postgresql+psycopg2:"),
         **airflow_settings(here, api_port),
     }
     places = {name: made[name] for name in PLACES}

@@ -1,92 +1,93 @@
-"""Airflow's SQLite metadata, read without importing Airflow: a run's task states while it goes on."""
+"""Airflow's metadata, read without importing Airflow: a run's task states while it goes on.
+
+Every function is given the database's libpq URI.
+"""
 
 from __future__ import annotations
 
-import json
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from datetime import UTC, datetime
-from pathlib import Path
+from typing import Any, LiteralString
+
+import psycopg
 
 from include.local.progress import Task
 
 
-@contextmanager
-def _open(database: Path) -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(database, timeout=30)) as connection, connection:
-        yield connection
+def _one(database: str, query: LiteralString, *values: object) -> Any:
+    """The one row of a query; None where there is none."""
+    with psycopg.connect(database) as connection:
+        return connection.execute(query, values).fetchone()
 
 
-def latest_run(database: Path, dag_id: str) -> int:
+def is_made(database: str) -> bool:
+    """Whether Airflow has made its tables."""
+    return _one(database, "select to_regclass('alembic_version') is not null")[0]
+
+
+def latest_run(database: str, dag_id: str) -> int:
     """Number of the DAG's newest run, 0 where it has none."""
-    with _open(database) as connection:
-        row = connection.execute("select coalesce(max(id), 0) from dag_run where dag_id = ?", (dag_id,)).fetchone()
-    return row[0]
+    return _one(database, "select coalesce(max(id), 0) from dag_run where dag_id = %s", dag_id)[0]
 
 
-def run_of(database: Path, number: int) -> tuple[str, str]:
+def run_of(database: str, number: int) -> tuple[str, str]:
     """The run's id and state."""
-    with _open(database) as connection:
-        return connection.execute("select run_id, state from dag_run where id = ?", (number,)).fetchone()
+    return _one(database, "select run_id, state from dag_run where id = %s", number)
 
 
-def tasks_of(database: Path, number: int) -> list[Task]:
+def tasks_of(database: str, number: int) -> list[Task]:
     """The tasks of a run, those that ended in this order."""
     query = """
         select ti.task_id, coalesce(custom_operator_name, operator), ti.state, coalesce(duration, 0), ti.map_index,
-            json_extract(warning.value, '$')
+            warning.value
         from task_instance ti
         join dag_run dr on ti.dag_id = dr.dag_id and ti.run_id = dr.run_id
         left join xcom warning on warning.dag_run_id = dr.id and warning.task_id = ti.task_id
             and warning.map_index = ti.map_index and warning.key = 'warning'
-        where dr.id = ?
+        where dr.id = %s
         order by ti.end_date
     """
-    with _open(database) as connection:
+    with psycopg.connect(database) as connection:
         return [Task(*row) for row in connection.execute(query, (number,))]
 
 
-def error_of(database: Path, number: int, task: Task) -> str | None:
+def error_of(database: str, number: int, task: Task) -> str | None:
     """Why a task of a run failed, where it could say so (include/orchestrate/failing.py)."""
-    query = """
-        select value from xcom where dag_run_id = ? and task_id = ? and map_index = ? and key = 'error'
-    """
-    with _open(database) as connection:
-        row = connection.execute(query, (number, task.task_id, task.map_index)).fetchone()
-    return json.loads(row[0]) if row else None
+    query = "select value from xcom where dag_run_id = %s and task_id = %s and map_index = %s and key = 'error'"
+    row = _one(database, query, number, task.task_id, task.map_index)
+    return row and row[0]
 
 
-def attempt_of(database: Path, number: int, task: Task) -> tuple[str, int]:
+def attempt_of(database: str, number: int, task: Task) -> tuple[str, int]:
     """Where a task's log belongs: its run's id, and which try it is on."""
     query = """
         select dr.run_id, ti.try_number
         from task_instance ti join dag_run dr on ti.dag_id = dr.dag_id and ti.run_id = dr.run_id
-        where dr.id = ? and ti.task_id = ? and ti.map_index = ?
+        where dr.id = %s and ti.task_id = %s and ti.map_index = %s
     """
-    with _open(database) as connection:
-        return connection.execute(query, (number, task.task_id, task.map_index)).fetchone()
+    return _one(database, query, number, task.task_id, task.map_index)
 
 
-def end_interrupted_runs(database: Path) -> int:
+def end_interrupted_runs(database: str) -> int:
     """End the runs that an interrupted `make run` left open, with a note: no process works on them any more.
 
     What ran has failed. What had not begun never did, and keeps no state: the next run takes its place.
     """
-    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
-    with _open(database) as connection:
-        is_open = "state = 'running' and triggered_by = 'TEST'"
-        ours = f"run_id in (select run_id from dag_run where {is_open})"
-        connection.execute(
-            "update task_instance set state = 'failed', end_date = coalesce(end_date, ?),"
-            " duration = coalesce(duration, (julianday(?) - julianday(start_date)) * 86400)"
-            f" where state in ('running', 'up_for_retry') and {ours}",
-            (now, now),
-        )
-        connection.execute(f"update task_instance set state = null where state in ('queued', 'scheduled') and {ours}")
-        connection.execute(
-            "insert or replace into dag_run_note (dag_run_id, content, created_at, updated_at)"
-            f" select id, ?, ?, ? from dag_run where {is_open}",
-            ("Interrupted. Nothing is lost: the next run goes on from here.", now, now),
-        )
-        return connection.execute(f"update dag_run set state = 'failed', end_date = ? where {is_open}", (now,)).rowcount
+    tasks = """
+        update task_instance ti
+        set state = case when ti.state in ('running', 'up_for_retry') then 'failed' end,
+            end_date = case when ti.state in ('running', 'up_for_retry') then coalesce(ti.end_date, now()) end,
+            duration = coalesce(duration, extract(epoch from now() - ti.start_date))
+        from dag_run dr
+        where ti.dag_id = dr.dag_id and ti.run_id = dr.run_id and dr.state = 'running' and dr.triggered_by = 'TEST'
+            and ti.state in ('running', 'up_for_retry', 'queued', 'scheduled')
+    """
+    notes = """
+        insert into dag_run_note (dag_run_id, content, created_at, updated_at)
+        select id, 'Interrupted. Nothing is lost: the next run goes on from here.', now(), now()
+        from dag_run where state = 'running' and triggered_by = 'TEST'
+        on conflict (dag_run_id) do update set content = excluded.content, updated_at = now()
+    """
+    runs = "update dag_run set state = 'failed', end_date = now() where state = 'running' and triggered_by = 'TEST'"
+    with psycopg.connect(database) as connection:
+        connection.execute(tasks)
+        connection.execute(notes)
+        return connection.execute(runs).rowcount

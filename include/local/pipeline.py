@@ -34,14 +34,14 @@ def migrate(here: Installation, environment: dict[str, str]) -> None:
     """Bring Airflow's metadata to the installed version; once a version."""
     stamp = here.airflow_home / "migrated"
     version = next((ROOT / ".venv").glob("lib/python*/site-packages/apache_airflow_core-*.dist-info")).name
-    if stamp.exists() and stamp.read_text() == version and here.metadata.exists():
+    if stamp.exists() and stamp.read_text() == version and metadata.is_made(here.metadata):
         return
     here.airflow_home.mkdir(parents=True, exist_ok=True)
     log = here.logs / "migrate.log"
     with log.open("w") as output:
         done = subprocess.run(["airflow", "db", "migrate"], env=environment, stdout=output, stderr=output, check=False)
     if done.returncode != 0:
-        raise LocalError(f"Airflow could not set up its metadata in {here.metadata}; see {log}")
+        raise LocalError(f"Airflow could not set up its metadata; see {log}")
     stamp.write_text(version)
 
 

@@ -8,7 +8,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -84,8 +84,9 @@ class Console:
         said, is_over = [text], threading.Event()
 
         def talk() -> None:
-            while not is_over.wait(1 if self._live else QUIET_SECONDS):
-                self.status(said[-1]) if self._live else self.step(f"… {said[-1]}")
+            with suppress(BrokenPipeError):  # whoever listened is gone: the block's own next line ends it
+                while not is_over.wait(1 if self._live else QUIET_SECONDS):
+                    self.status(said[-1]) if self._live else self.step(f"… {said[-1]}")
 
         speaker = threading.Thread(target=talk, daemon=True)
         self.status(text)

@@ -19,7 +19,13 @@ from include.local.progress import Console
 from include.local.servers import HOST, is_free
 
 Say = Callable[[str], None]
-SERVICES = ("api-server", "scheduler", "dag-processor", "triggerer")
+SERVICES = {
+    "api-server": [],
+    "scheduler": ["--skip-serve-logs"],
+    "dag-processor": [],
+    "triggerer": ["--skip-serve-logs"],
+}
+"""What runs, with its options: on one machine logs are read from their files, and nothing serves them to others."""
 START_SECONDS = 300
 DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Loopback is no proxy's business."""
@@ -44,8 +50,9 @@ def serve(here: Installation, environment: dict[str, str], port: int, lock: int,
     write_whole(here.airflow_home / "passwords.json", json.dumps({"admin": password}))
     children: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        for service in SERVICES:
-            children[service] = _start(service, environment, here.logs / f"{service}.log", lock)
+        for service, options in SERVICES.items():
+            log = here.logs / f"{service}.log"
+            children[service] = _start(["airflow", service, *options], environment, log, lock)
         with console.waiting(f"{', '.join(SERVICES)} are started") as say:
             _wait_until_healthy(here, children, port, say)
         console.status("")
@@ -56,8 +63,7 @@ def serve(here: Installation, environment: dict[str, str], port: int, lock: int,
             _stop(list(children.values()))
 
 
-def _start(service: str, environment: dict[str, str], log: Path, lock: int) -> subprocess.Popen[bytes]:
-    command = ["airflow", service]
+def _start(command: list[str], environment: dict[str, str], log: Path, lock: int) -> subprocess.Popen[bytes]:
     with log.open("ab") as output:
         return subprocess.Popen(
             command, env=environment, stdout=output, stderr=output, start_new_session=True, pass_fds=[lock]
@@ -65,16 +71,18 @@ def _start(service: str, environment: dict[str, str], log: Path, lock: int) -> s
 
 
 def _wait_until_healthy(here: Installation, children: dict[str, subprocess.Popen[bytes]], port: int, say: Say) -> None:
-    url = f"http://{HOST}:{port}/api/v2/monitor/health"
+    url = f"http://{HOST}:{port}"
     components = {"metadatabase", "scheduler", "dag_processor", "triggerer"}
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         _refuse_dead(here, children)
         try:
-            with DIRECTLY.open(url, timeout=5) as response:
+            with DIRECTLY.open(f"{url}/api/v2/monitor/health", timeout=5) as response:
                 health = json.load(response)
             waited_for = sorted(name for name in components if health[name]["status"] != "healthy")
             if not waited_for:
+                # What tasks ask is made when it is first asked, which takes seconds: not in the first task's time.
+                DIRECTLY.open(f"{url}/execution/health", timeout=START_SECONDS).close()
                 return
             say(f"{', '.join(waited_for)} not healthy yet")
         except (urllib.error.URLError, TimeoutError, ConnectionError):

@@ -39,6 +39,7 @@ def main() -> int:
     # Before Airflow is imported, which reads its configuration once.
     os.environ |= airflow_settings(Installation(folder / "airflow"), api_port=8080)
     os.environ["AIRFLOW_HOME"] = str(folder / "airflow")
+    os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{folder}/airflow/airflow.db"
     return asyncio.run(_drill(folder, seed, minutes, only, scene))
 
 

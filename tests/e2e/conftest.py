@@ -30,6 +30,22 @@ def checkout(folder: Path, request: pytest.FixtureRequest) -> Iterator[Checkout]
     made.run("clean")
 
 
+BY_HAND = {"AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}
+"""No run but those that somebody asks for."""
+
+
+@pytest.fixture(scope="module")
+def with_one_test(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A copy whose dbt project has one test: a run under the scheduler has 25 tasks, of 64."""
+    made = checkout.copied(tmp_path_factory.mktemp("one-test") / "checkout")
+    project = made.root / "dbt/dbt_project.yml"
+    one = "data_tests:\n  elt:\n    +enabled: false\n    order_amount_equals_its_items: {+enabled: true}\n"
+    text = project.read_text()
+    assert text.count("data_tests:\n  elt:\n") == 1
+    project.write_text(text.replace("data_tests:\n  elt:\n", one))
+    return made
+
+
 @contextmanager
 def served(checkout: Checkout, **variables: str) -> Iterator[Airflow]:
     """`make ui` on a port of its own, until the block ends."""

@@ -90,11 +90,11 @@ class Person:
 
 
 @pytest.fixture(scope="module")
-def person(checkout: Checkout) -> Iterator[Person]:
+def person(with_one_test: Checkout) -> Iterator[Person]:
     """In front of a pipeline that has run, and been compared with its source."""
-    checkout.run("shop")
-    with served(checkout) as airflow:
-        made = Person(airflow, checkout)
+    with_one_test.run("shop")
+    with served(with_one_test) as airflow:
+        made = Person(airflow, with_one_test)
         made.triggers()
         airflow.call("PATCH", "/dags/reconcile", {"is_paused": False})
         end_of_runs(airflow, "reconcile")

@@ -22,7 +22,7 @@ from psycopg import sql
 from include.connecting import profile_variables, written_parameters
 from include.local.environment import ROOT
 from tests.conftest import Checkout
-from tests.e2e.conftest import PATIENCE_SECONDS, served
+from tests.e2e.conftest import BY_HAND, PATIENCE_SECONDS, served
 from tests.webhook import webhook
 
 FEATURES = Path(__file__).parent / "features"
@@ -164,8 +164,7 @@ def test_the_scheduler_makes_the_same(features: Checkout, by_dbt: dict[str, Any]
     """With LocalExecutor, as `make ui` has it."""
     dsn = features.here.server().superuser_dsn("warehouse")
     clear(dsn)
-    by_hand = {"AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}  # or a run of the schedule writes to the same tables
-    with webhook() as hook, served(features, AIRFLOW_CONN_ALERTS=hook.url, **by_hand) as airflow:
+    with webhook() as hook, served(features, AIRFLOW_CONN_ALERTS=hook.url, **BY_HAND) as airflow:
         run_id = airflow.trigger("elt_pipeline")
         for tasks in airflow.follow("elt_pipeline", run_id):
             pass

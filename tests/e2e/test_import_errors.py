@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
-from include.local.environment import ROOT
 from tests.conftest import Checkout
 
 SOURCES = "dbt/models/staging/shop/_sources.yml"
@@ -15,11 +13,7 @@ SOURCES = "dbt/models/staging/shop/_sources.yml"
 
 @pytest.fixture
 def copy(checkout: Checkout, tmp_path: Path) -> Checkout:
-    for part in ("dags", "include", "dbt", "plugins"):
-        if (ROOT / part).exists():
-            shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("target", "__pycache__"))
-    (tmp_path / ".venv").symlink_to(ROOT / ".venv")
-    return Checkout(checkout.here, tmp_path)
+    return checkout.copied(tmp_path)
 
 
 def _list_import_errors(copy: Checkout, old: str, new: str) -> tuple[int, str]:

@@ -36,7 +36,6 @@ def test_they_are_used_and_the_source_is_not_written(
     done = checkout.run("run", **own)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "shop c" not in done.stdout, "a source of the user's own must not be written"
-    assert not (checkout.here.state / "postgres").exists(), "the embedded server is not needed"
     with psycopg.connect(postgres.server.superuser_dsn("my_warehouse")) as warehouse:
         assert warehouse.execute("select count(distinct order_id) from marts.fct_sales").fetchone() == (2000,)
     assert checkout.run("dsn-source", **own).stdout.strip() == own["AIRFLOW_CONN_SHOP"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import sqlite3
 import time
 from typing import Any
 
@@ -161,7 +160,7 @@ def test_dbt_runs_alone(checkout: Checkout, outputs: list[str]) -> None:
 
 def test_each_tasks_log_is_where_airflow_looks_for_it(checkout: Checkout, outputs: list[str]) -> None:
     logs = checkout.here.airflow_home / "logs" / "dag_id=elt_pipeline"
-    with sqlite3.connect(checkout.here.metadata) as metadata:
+    with psycopg.connect(checkout.here.metadata) as metadata:
         tried = metadata.execute("select run_id, task_id, map_index, try_number, state from task_instance").fetchall()
     assert len(tried) > 100
     for run_id, task_id, map_index, attempt, _ in tried:
@@ -196,10 +195,10 @@ def test_an_interrupted_run_is_over_at_once_with_an_end_and_a_note(checkout: Che
         _, said = child.communicate(timeout=60)
         assert child.returncode == 130 and time.monotonic() - begin < 10
     assert "Nothing is lost" in said
-    with sqlite3.connect(checkout.here.metadata) as metadata:
+    with psycopg.connect(checkout.here.metadata) as metadata:
         number, state, end = metadata.execute("select id, state, end_date from dag_run order by id desc").fetchone()
         assert state == "failed" and end
-        note = metadata.execute("select content from dag_run_note where dag_run_id = ?", (number,)).fetchone()
+        note = metadata.execute("select content from dag_run_note where dag_run_id = %s", (number,)).fetchone()
         assert note and note[0].startswith("Interrupted")
         run = "run_id = (select run_id from dag_run order by id desc limit 1)"
         ended = metadata.execute(f"select state, start_date, end_date from task_instance where {run}").fetchall()
@@ -222,12 +221,12 @@ def test_a_failing_test_fails_at_once_and_names_its_rows(checkout: Checkout, out
     assert "failed for 1 row: correct them in the source" in done.stdout
     assert "select * from" in done.stdout and "dbt_test_failures" in done.stdout
     assert "marts.fct_sales.run" not in done.stdout
-    with sqlite3.connect(here.metadata) as metadata, checkout.warehouse() as warehouse:
+    with psycopg.connect(here.metadata) as metadata, checkout.warehouse() as warehouse:
         query = "select run_id from task_instance where state = 'failed' order by end_date desc"
         run_id = metadata.execute(query).fetchone()[0]
         kept = metadata.execute("select task_id, value from xcom where key = 'failing_rows'").fetchall()
-        assert kept == [("staging.order_amount_equals_its_items", '"order_amount_equals_its_items"')]
-        assert len(read_failing_rows(warehouse, json.loads(kept[0][1])).rows) == 1
+        assert kept == [("staging.order_amount_equals_its_items", "order_amount_equals_its_items")]
+        assert len(read_failing_rows(warehouse, kept[0][1]).rows) == 1
     log = (
         here.airflow_home / "logs/dag_id=elt_pipeline" / f"run_id={run_id}" / f"task_id={kept[0][0]}" / "attempt=1.log"
     )
