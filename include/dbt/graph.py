@@ -121,7 +121,7 @@ class _Drawing:
         if node["resource_type"] != "function":
             drawn["asset"] = [node["schema"], node["alias"]]
         if node.get("language") == "python":
-            drawn["problem"] = "PostgreSQL runs no Python model; write it as SQL, or disable it"
+            drawn["problem"] = f"PostgreSQL runs no Python {node['resource_type']}; write it as SQL, or disable it"
         return drawn
 
     def source(self, node: Node) -> Node:

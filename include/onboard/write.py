@@ -217,7 +217,8 @@ def _bring_up_to_date(made: Written, table: Table, project: _Project, parents: P
     names: set[str] = set()
     for column in table.loaded:
         if labels := project.add_labels(tests_of(table, column, {}, names)):
-            made.say(table.name, f"new values of {column.name}: {', '.join(labels)}")
+            shown = ", ".join(label.replace("''", "'") for label in labels)
+            made.say(table.name, f"new values of {column.name}: {shown}")
     path = project.folder / f"{fitting(f'stg_{table.source}__{table.name}')}.sql"
     if not new or not path.exists():
         return

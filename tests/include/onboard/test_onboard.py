@@ -780,7 +780,7 @@ def test_a_second_time_brings_new_values_of_an_enum(billing: Pipeline, root: Pat
     billing.app.execute("alter type billing.mood add value 'it''s \"odd\"' before 'cross'")
     billing.app.execute("update billing.invoices set mood = 'it''s \"odd\"', updated_at = default")
     done = everything(billing, root)
-    assert done.made.said == {"invoices": ["new values of mood: it''s \"odd\""]}
+    assert done.made.said == {"invoices": ['new values of mood: it\'s "odd"']}
     columns = {each["name"]: each for each in entries_of(root)["invoices"]["columns"]}
     [test] = columns["mood"]["data_tests"]
     assert test["accepted_values"]["arguments"] == {"values": ["calm", "cross", "it''s \"odd\""]}
