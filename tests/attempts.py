@@ -155,7 +155,8 @@ def _of_schema(name: str, entry: dict[str, Any]) -> Tries:
 
 def _of_sequence(name: str, entry: dict[str, Any]) -> Tries:
     yield "select", f"select last_value from {name}"
-    yield "update", f"select setval('{name}', 1)"
+    # To where it is: no rollback takes a sequence back.
+    yield "update", f"select setval('{name}', coalesce(pg_sequence_last_value('{name}'), 1))"
     yield "update", f"select nextval('{name}')"
     yield "alter", f"alter sequence {name} rename to attempt"
     yield "alter", f"drop sequence {name} cascade"
