@@ -87,7 +87,7 @@ def test_the_watermark_is_shown_and_equals_the_ledger(checkout: Checkout, output
     assert shown == mark.isoformat(timespec="microseconds") and published_at is not None
 
 
-def test_the_commands_that_look_after_it(checkout: Checkout, with_one_test: Checkout, outputs: list[str]) -> None:
+def test_the_commands_that_look_after_it(checkout: Checkout, outputs: list[str]) -> None:
     """Through Airflow's own Variables and connections, and with the roles of the installation."""
     command = ("exec", "python", "-m", "include.orchestrate.commands")
     planned = checkout.run(*command, "plan")
@@ -101,7 +101,7 @@ def test_the_commands_that_look_after_it(checkout: Checkout, with_one_test: Chec
     rewound = checkout.run(*command, "rewind", "--table", "shop.orders", "--to", "2026-01-01T00:00:00Z")
     assert "from 2025-12-31T23:59:00.000000+00:00 on" in rewound.stdout, rewound.stderr
     assert checkout.run("exec", "airflow", "variables", "get", "watermark__shop__orders").stdout != shown
-    unpatched = with_one_test.run("run", ELT_PATCHES="off")
+    unpatched = checkout.run("run", ELT_PATCHES="off")
     assert unpatched.returncode == 0, f"slower, it does the same: {unpatched.stdout}"
     assert_marts_equal_source(checkout)
 
@@ -185,9 +185,7 @@ def test_rows_that_fail_a_test_have_their_key(checkout: Checkout, outputs: list[
     assert [row[kept.columns.index("id")] for row in sorted(kept.rows, key=str)] == sorted(map(str, ids))
 
 
-def test_an_interrupted_run_is_over_at_once_with_an_end_and_a_note(
-    checkout: Checkout, with_one_test: Checkout, outputs: list[str]
-) -> None:
+def test_an_interrupted_run_is_over_at_once_with_an_end_and_a_note(checkout: Checkout, outputs: list[str]) -> None:
     with checkout.start("run") as child:
         for line in child.stdout or ():
             if "shop.horizon" in line:
@@ -206,20 +204,18 @@ def test_an_interrupted_run_is_over_at_once_with_an_end_and_a_note(
         ended = metadata.execute(f"select state, start_date, end_date from task_instance where {run}").fetchall()
     assert {None, "success"} <= {state for state, *_ in ended} <= {None, "success", "failed"}
     assert all(begun and end for state, begun, end in ended if state)
-    assert with_one_test.run("run").returncode == 0
+    assert checkout.run("run").returncode == 0
     assert_marts_equal_source(checkout)
 
 
-def test_a_failing_test_fails_at_once_and_names_its_rows(
-    checkout: Checkout, with_one_test: Checkout, outputs: list[str]
-) -> None:
+def test_a_failing_test_fails_at_once_and_names_its_rows(checkout: Checkout, outputs: list[str]) -> None:
     with checkout.source() as source:
         item = rows(source, f"select min(id) from order_items where order_id = ({SETTLED_ORDERS.format(1)})")[0]
         source.execute("update order_items set quantity = quantity + 1 where id = %s", item)
     # A source of one's own is not changed before the run: the break stays as it is.
     here = checkout.here
     reader = here.server().dsn("shop_reader", here.secrets()["shop_reader"], "shop")
-    done = with_one_test.run("run", AIRFLOW_CONN_SHOP=reader)
+    done = checkout.run("run", AIRFLOW_CONN_SHOP=reader)
     assert done.returncode == 1
     assert "✗ staging.order_amount_equals_its_items" in done.stdout
     assert "failed for 1 row: correct them in the source" in done.stdout
