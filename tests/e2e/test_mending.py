@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from queue import Empty
 from urllib.parse import quote
 
+import psutil
 import psycopg
 import pytest
 
@@ -75,6 +76,12 @@ def open_deadlines(checkout: Checkout, run_id: str) -> int:
 
 def of_run(run_id: str, rest: str = "", dag_id: str = DAG_ID) -> str:
     return f"/dags/{dag_id}/dagRuns/{quote(run_id)}{rest}"
+
+
+def test_nothing_listens_to_other_machines(airflow: Airflow) -> None:
+    services = psutil.Process().children(recursive=True)
+    open_sockets = [each for service in services for each in service.net_connections("tcp")]
+    assert {each.laddr.ip for each in open_sockets if each.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
 
 
 def test_people_are_told_that_it_failed(airflow: Airflow, hook: Webhook, failed: str) -> None:
