@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 
 from benchmarks.measure import BenchError, Cost, run
 from benchmarks.project import write_project
@@ -71,8 +72,9 @@ class Project:
             BenchError: not every one of that many tasks succeeded.
         """
         cost = self.command("airflow", "dags", "test", dag_id)
-        last = metadata.latest_run(self.here.metadata, dag_id)
-        check(dag_id, [task.state for task in metadata.tasks_of(self.here.metadata, last)], tasks)
+        with psycopg.connect(self.here.metadata, autocommit=True) as database:
+            last = metadata.latest_run(database, dag_id)
+            check(dag_id, [task.state for task in metadata.tasks_of(database, last)], tasks)
         return cost
 
     @contextmanager

@@ -20,16 +20,15 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from include.local.environment import ROOT, Installation, airflow_settings
+from include.local.environment import ROOT, Installation
 from include.local.servers import EmbeddedPostgres
+from tests import own_airflow
 from tests.clusters import free_port
 
-# Before any test imports Airflow, which reads its configuration once: nothing of the person's own installation.
 _HOME = Path(tempfile.mkdtemp(prefix="elt-test-airflow-"))
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
-os.environ |= airflow_settings(Installation(_HOME), api_port=8080)
-os.environ |= {"AIRFLOW_HOME": str(_HOME / "airflow"), "DBT_TARGET_PATH": str(ROOT / ".local" / "dbt")}
-os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{_HOME}/airflow/airflow.db"
+own_airflow.use(_HOME)
+os.environ["DBT_TARGET_PATH"] = str(ROOT / ".local" / "dbt")
 
 
 class Postgres:

@@ -101,12 +101,13 @@ def run(here: Installation, _: list[str]) -> int:
             console.step(advanced)
         with console.waiting("Airflow's metadata is brought up to date"):
             pipeline.migrate(here, computed)
-        metadata.end_interrupted_runs(here.metadata)
-        console.step("Airflow ready; starting elt_pipeline")
-        try:
-            return 0 if pipeline.run_dag(here, computed, console, lock) else 1
-        finally:
-            metadata.end_interrupted_runs(here.metadata)
+        with psycopg.connect(here.metadata, autocommit=True) as database:
+            metadata.end_interrupted_runs(database)
+            console.step("Airflow ready; starting elt_pipeline")
+            try:
+                return 0 if pipeline.run_dag(here, database, computed, console, lock) else 1
+            finally:
+                metadata.end_interrupted_runs(database)
 
 
 def serve_ui(here: Installation, _: list[str]) -> None:
@@ -117,7 +118,8 @@ def serve_ui(here: Installation, _: list[str]) -> None:
         with console.waiting("databases and Airflow's metadata are brought up to date"):
             computed = prepare(here)
             pipeline.migrate(here, computed)
-        metadata.end_interrupted_runs(here.metadata)
+        with psycopg.connect(here.metadata, autocommit=True) as database:
+            metadata.end_interrupted_runs(database)
         ui.serve(here, computed, _ui_port(user_environment()), lock, console)
 
 

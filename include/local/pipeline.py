@@ -34,8 +34,10 @@ def migrate(here: Installation, environment: dict[str, str]) -> None:
     """Bring Airflow's metadata to the installed version; once a version."""
     stamp = here.airflow_home / "migrated"
     version = next((ROOT / ".venv").glob("lib/python*/site-packages/apache_airflow_core-*.dist-info")).name
-    if stamp.exists() and stamp.read_text() == version and metadata.is_made(here.metadata):
-        return
+    if stamp.exists() and stamp.read_text() == version:
+        with psycopg.connect(here.metadata, autocommit=True) as database:
+            if metadata.is_made(database):
+                return
     here.airflow_home.mkdir(parents=True, exist_ok=True)
     log = here.logs / "migrate.log"
     with log.open("w") as output:
@@ -45,11 +47,14 @@ def migrate(here: Installation, environment: dict[str, str]) -> None:
     stamp.write_text(version)
 
 
-def run_dag(here: Installation, environment: dict[str, str], console: Console, lock: int) -> bool:
+def run_dag(
+    here: Installation, database: psycopg.Connection, environment: dict[str, str], console: Console, lock: int
+) -> bool:
     """Run `airflow dags test elt_pipeline` and show each step as it ends.
 
     Args:
         here: The installation.
+        database: A session on its metadata, in autocommit.
         environment: Of the child process.
         console: Where the steps are shown.
         lock: Descriptor that the child keeps open, so that nobody else starts a run if this process is killed.
@@ -57,7 +62,7 @@ def run_dag(here: Installation, environment: dict[str, str], console: Console, l
     Returns:
         Whether the run, with at least one task, succeeded.
     """
-    before = metadata.latest_run(here.metadata, DAG_ID)
+    before = metadata.latest_run(database, DAG_ID)
     log = here.logs / f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
     command = ["airflow", "dags", "test", DAG_ID]
     child = subprocess.Popen(
@@ -71,18 +76,18 @@ def run_dag(here: Installation, environment: dict[str, str], console: Console, l
     )
     try:
         with console.waiting(f"{DAG_ID} is being read") as say:
-            failures = _follow(here, child, log, console, before, say)
+            failures = _follow(here, database, child, log, console, before, say)
             child.wait()
     except BaseException:
         console.line("\nEnding what runs")
         _end(child)
         raise
-    number = metadata.latest_run(here.metadata, DAG_ID)
-    tasks = metadata.tasks_of(here.metadata, number) if number > before else []
+    number = metadata.latest_run(database, DAG_ID)
+    tasks = metadata.tasks_of(database, number) if number > before else []
     if not tasks:
         console.line(f"\nNothing ran: Airflow made no task. Its output is in {log}")
         return False
-    run_id, state = metadata.run_of(here.metadata, number)
+    run_id, state = metadata.run_of(database, number)
     console.report(tasks, _loads(environment, run_id))
     mart = _a_mart(Path(environment["DBT_TARGET_PATH"]) / "graph" / "graph.json")
     console.what_next(tasks, 'make psql CMD="{}"', mart)
@@ -96,6 +101,7 @@ def run_dag(here: Installation, environment: dict[str, str], console: Console, l
 
 def _follow(
     here: Installation,
+    database: psycopg.Connection,
     child: subprocess.Popen[str],
     log: Path,
     console: Console,
@@ -120,12 +126,12 @@ def _follow(
                 of_task = [line]
                 say(f"{counted(tasks)}, {begun[1]}")
             if ended := _ENDED.search(line):
-                number = metadata.latest_run(here.metadata, DAG_ID)
-                tasks = metadata.tasks_of(here.metadata, number) if number > before else []
+                number = metadata.latest_run(database, DAG_ID)
+                tasks = metadata.tasks_of(database, number) if number > before else []
                 task = next(task for task in tasks if (task.task_id, str(task.map_index)) == ended.groups())
-                write_task_log(here, number, task, of_task)
+                write_task_log(here, task, *metadata.attempt_of(database, number, task), of_task)
                 if task.state in ("failed", "up_for_retry"):
-                    error = metadata.error_of(here.metadata, number, task) or error
+                    error = metadata.error_of(database, number, task) or error
                 if task.state == "failed":
                     failures[task.name] = error
                 console.show(task, tasks, error)
@@ -133,9 +139,8 @@ def _follow(
     return failures
 
 
-def write_task_log(here: Installation, number: int, task: Task, lines: list[str]) -> None:
+def write_task_log(here: Installation, task: Task, run_id: str, attempt: int, lines: list[str]) -> None:
     """Put what a task printed where Airflow's UI looks for the log of that try."""
-    run_id, attempt = metadata.attempt_of(here.metadata, number, task)
     folder = here.airflow_home / "logs" / f"dag_id={DAG_ID}" / f"run_id={run_id}" / f"task_id={task.task_id}"
     if task.map_index >= 0:
         folder /= f"map_index={task.map_index}"

@@ -13,7 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from include.local.environment import ROOT, Installation, airflow_settings
+from include.local.environment import ROOT
+from tests import own_airflow
 
 DEFAULT_MINUTES = 6.0
 MUTANTS_SECONDS = 215
@@ -36,10 +37,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="elt-drill-"))
     folder.chmod(0o755)  # the servers run as another user where we are root
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    # Before Airflow is imported, which reads its configuration once.
-    os.environ |= airflow_settings(Installation(folder / "airflow"), api_port=8080)
-    os.environ["AIRFLOW_HOME"] = str(folder / "airflow")
-    os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = f"sqlite:///{folder}/airflow/airflow.db"
+    own_airflow.use(folder)
     return asyncio.run(_drill(folder, seed, minutes, only, scene))
 
 

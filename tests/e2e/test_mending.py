@@ -74,6 +74,14 @@ def open_deadlines(checkout: Checkout, run_id: str) -> int:
         return metadata.execute(query, (run_id,)).fetchone()[0]
 
 
+def be_late(checkout: Checkout, run_id: str) -> None:
+    """Put the run's deadline into the past."""
+    ours = "where dagrun_id = (select id from dag_run where run_id = %s)"
+    with psycopg.connect(checkout.here.metadata) as metadata:
+        past = f"update deadline set deadline_time = '2026-01-01 00:00 UTC' {ours}"
+        assert metadata.execute(past, (run_id,)).rowcount == 1
+
+
 def of_run(run_id: str, rest: str = "", dag_id: str = DAG_ID) -> str:
     return f"/dags/{dag_id}/dagRuns/{quote(run_id)}{rest}"
 
@@ -108,6 +116,16 @@ def test_a_failed_task_is_cleared_and_what_depends_on_it_runs_again(
     assert {task: after[task] for task in untouched} == {task: before[task] for task in untouched}
 
 
+def test_a_failed_run_is_cleared_as_a_whole(with_one_test: Checkout, airflow: Airflow, failed: str) -> None:
+    before = states(airflow, failed)
+    assert open_deadlines(with_one_test, failed) == 1
+    airflow.call("POST", of_run(failed, "/clear"), {"dry_run": False, "only_failed": False})
+    assert end_of(airflow, DAG_ID, failed) == "failed"
+    after = states(airflow, failed)
+    assert after["shop.orders.load"] == ("success", before["shop.orders.load"][1] + 1)
+    assert after[TEST] == ("failed", before[TEST][1] + 1)
+
+
 def test_what_failed_is_cleared_on_the_command_line(with_one_test: Checkout, airflow: Airflow, failed: str) -> None:
     before = states(airflow, failed)
     assert open_deadlines(with_one_test, failed) == 1
@@ -130,24 +148,25 @@ def test_a_run_is_marked_while_it_runs_and_then_cleared(with_one_test: Checkout,
     assert open_deadlines(with_one_test, run_id) == 1
     airflow.call("POST", of_run(run_id, "/clear"), {"dry_run": False, "only_failed": False})
     airflow.call("PATCH", of_run(run_id), {"state": "failed"})
-    assert end_of(airflow, DAG_ID, run_id) == "failed"
+    assert airflow.state(DAG_ID, run_id) == "failed"
     airflow.call("POST", of_run(run_id, "/clear"), {"dry_run": False, "only_failed": True})
     airflow.call("PATCH", of_run(run_id), {"state": "success"})
     assert end_of(airflow, DAG_ID, run_id) == "success"
 
 
-def test_people_are_told_of_a_run_of_another_dag_that_is_late_and_clear_it_as_a_whole(
-    with_one_test: Checkout, airflow: Airflow, hook: Webhook
-) -> None:
+def test_people_are_told_of_a_run_that_is_late(with_one_test: Checkout, airflow: Airflow, hook: Webhook) -> None:
     while not hook.texts.empty():
         hook.texts.get()
-    run_id = airflow.trigger("reconcile")
-    ours = "where dagrun_id = (select id from dag_run where run_id = %s)"
-    with psycopg.connect(with_one_test.here.metadata) as metadata:
-        past = f"update deadline set deadline_time = '2026-01-01 00:00 UTC' {ours}"
-        assert metadata.execute(past, (run_id,)).rowcount == 1
+    run_id = airflow.trigger(DAG_ID)
+    be_late(with_one_test, run_id)
     late = heard(hook, "the run is late")
-    assert late.startswith("reconcile is late: due by 2026-01-01 00:00 UTC, ") and run_id[-6:] in late
+    assert late.startswith("elt_pipeline is late: due by 2026-01-01 00:00 UTC, ") and run_id[-6:] in late
+    airflow.call("PATCH", of_run(run_id), {"state": "failed"})
+
+
+def test_a_run_that_is_late_is_cleared_of_another_dag_too(with_one_test: Checkout, airflow: Airflow) -> None:
+    run_id = airflow.trigger("reconcile")
+    be_late(with_one_test, run_id)
     airflow.call("POST", of_run(run_id, "/clear", "reconcile"), {"dry_run": False, "only_failed": False})
     assert end_of(airflow, "reconcile", run_id) == "success"
     airflow.call("PATCH", of_run(run_id, dag_id="reconcile"), {"state": "failed"})

@@ -72,7 +72,7 @@ def test_another_projects_airflow_is_left_alone(here: Installation) -> None:
     theirs = {name: "/theirs" for name in env.PLACES}
     made = env.environment(here, theirs | {"AIRFLOW__CORE__PARALLELISM": "16", "PATH": "/bin"})
     assert not [name for name in env.PLACES if made[name] == "/theirs"]
-    assert made["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].endswith(here.metadata.removeprefix("postgresql"))
+    assert made["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == here.metadata.replace("postgresql", "postgresql+psycopg2")
     assert made["AIRFLOW__CORE__PARALLELISM"] == "16"
     assert made["PATH"].endswith("/.venv/bin:/bin")
 
