@@ -120,9 +120,12 @@ class Console:
         self.line()
         heads = [("table", "mode", "rows read", "inserted", "updated", "rows/s")]
         rows = heads + [_row_of(load, tasks) for load in loads]
+        widest = min(max(len(row[0]) for row in rows), self._width - 33)
         for row in rows if len(rows) > 1 else ():
-            shown = f"{row[0]:<22}{row[1]:<13}" + "".join(f"{cell:>10}" for cell in row[2:])
-            narrow = f"{row[0]:<22}" + "".join(f"{cell:>10}" for cell in row[2:5])
+            name = row[0] if len(row[0]) <= widest else f"{row[0][: widest - 1]}…"
+            name = f"{name:<{widest + 2}}"
+            shown = f"{name}{row[1]:<13}" + "".join(f"{cell:>10}" for cell in row[2:])
+            narrow = name + "".join(f"{cell:>10}" for cell in row[2:5])
             self.line(shown if self._width > len(shown) else narrow)
         self.line()
         models, tests = [task for task in tasks if task.is_model], [task for task in tasks if task.is_test]

@@ -27,8 +27,8 @@ console.show(tasks[0], tasks)
 console.step("word " * 40)
 with console.waiting("a task with a name that is longer than the terminal, " * 3):
     time.sleep(1.2)
-console.report(tasks, [SimpleNamespace(source="shop", table_name="orders", mode="incremental", rows_extracted=1000000,
-    rows_inserted=1000000, rows_updated=1000000)])
+console.report(tasks, [SimpleNamespace(source="shop", table_name=name, mode="incremental", rows_extracted=1000000,
+    rows_inserted=1000000, rows_updated=1000000) for name in ("orders", "customer_demographics_of_everybody_there_is")])
 """
 
 
@@ -52,6 +52,7 @@ def test_nothing_is_wider_than_the_terminal(columns: int) -> None:
     lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[K", "", printed.decode()))
     assert max(map(len, lines)) <= columns, max(lines, key=len)
     assert any("1,000,000" in line for line in lines) and any("longer than" in line for line in lines)
+    assert any(re.match(r"shop\.customer_demogr\S+ +(incremental +)?1,000,000", line) for line in lines)
 
 
 def test_where_there_is_no_terminal_it_speaks_up_as_well(
