@@ -73,12 +73,13 @@ def spoil_orders(checkout: Checkout) -> None:
 
 
 def end_of_runs(airflow: Airflow, dag_id: str) -> dict[str, str]:
-    """The state of each run of a DAG by its id, once all have ended; the newest first."""
+    """The state of each run of a DAG by its id, once all have ended and no asset asks for another; the newest first."""
     end = time.monotonic() + PATIENCE_SECONDS
     while True:
+        asked = airflow.call("GET", f"/dags/{dag_id}/assets/queuedEvents")["total_entries"]
         runs = airflow.call("GET", f"/dags/{dag_id}/dagRuns?order_by=-run_after")["dag_runs"]
         found = {run["dag_run_id"]: run["state"] for run in runs}
-        if found and set(found.values()) <= {"success", "failed"}:
+        if found and not asked and set(found.values()) <= {"success", "failed"}:
             return found
         assert time.monotonic() < end, found
         time.sleep(1)

@@ -68,13 +68,16 @@ class Person:
         chosen = {"dag_run_id": run_id, "task_ids": [one.task[2] for one in named], "include_downstream": True}
         body = {**chosen, "dry_run": False, "only_failed": False}
         self.airflow.call("POST", f"/dags/{dag_id}/clearTaskInstances", body)
-        end_of_runs(self.airflow, dag_id)
+        self.waits_for(dag_id)
 
     def triggers(self, dag_id: str = DAG_ID) -> None:
         self.airflow.trigger(dag_id)
-        end_of_runs(self.airflow, dag_id)
-        if dag_id == DAG_ID:
-            end_of_runs(self.airflow, "sales_report")
+        self.waits_for(dag_id)
+
+    def waits_for(self, *dag_ids: str) -> None:
+        """Until these have ended, and the report that a run of the pipeline asks for."""
+        for dag_id in (*dag_ids, "sales_report"):
+            end_of_runs(self.airflow, dag_id)
 
     def types(self, command: str, **variables: str) -> None:
         port = self.airflow.url.rpartition(":")[2]
@@ -99,7 +102,7 @@ def person(with_one_test: Checkout) -> Iterator[Person]:
         for dag_id in (DAG_ID, "reconcile"):  # switched on, each makes the run that its schedule was due for
             airflow.call("PATCH", f"/dags/{dag_id}", {"is_paused": False})
             end_of_runs(airflow, dag_id)
-        end_of_runs(airflow, "sales_report")
+        made.waits_for()
         made.finds_all_well()
         yield made
 
@@ -168,7 +171,7 @@ def test_a_gap_an_old_load_a_dag_that_is_off_and_a_wrong_parameter(person: Perso
     old = "loaded_at = loaded_at - interval '5 days', started_at = started_at - interval '5 days'"
     person.administers("warehouse", f"update _elt.load_ledger set {old} where table_name = 'products'")
     person.airflow.trigger(DAG_ID, {"tables": ["shop.order"]})
-    end_of_runs(person.airflow, DAG_ID)
+    person.waits_for(DAG_ID)
     person.airflow.call("PATCH", "/dags/reconcile", {"is_paused": True})
     sentence, found = person.reads()
     assert sentence == "4 things need you: 1 failed, 1 stale, 1 gap, 1 paused.", found
@@ -200,5 +203,5 @@ def test_a_backfill_of_a_dag_that_is_off(person: Person) -> None:
     assert sentence == "1 thing needs you: 1 paused." and "1 run waits for that" in found[DAG_ID].text
     assert found[DAG_ID].remedy == "Switch it on."
     person.airflow.call("PATCH", f"/dags/{DAG_ID}", {"is_paused": False})
-    end_of_runs(person.airflow, DAG_ID)
+    person.waits_for(DAG_ID)
     person.finds_all_well()
