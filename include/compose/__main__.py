@@ -77,9 +77,11 @@ def etl() -> int:
     for task, each in zip(tasks, found, strict=True):
         if task.state == "failed":
             console.line(f"✗ {task.name}\n  {airflow.error(DAG_ID, run_id, each)}\n")
-    console.what_next(tasks, 'docker compose run --rm psql -c "{}"')
+    is_green = airflow.state(DAG_ID, run_id) == "success"
+    if is_green:
+        console.what_next(tasks, 'docker compose run --rm psql -c "{}"')
     console.line(f"The graph:   {url()}/dags/{DAG_ID}/runs/{run_id}")
-    return 0 if airflow.state(DAG_ID, run_id) == "success" else 1
+    return 0 if is_green else 1
 
 
 def settings() -> dict[str, str]:

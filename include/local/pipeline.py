@@ -89,8 +89,9 @@ def run_dag(
         return False
     run_id, state = metadata.run_of(database, number)
     console.report(tasks, _loads(environment, run_id))
-    mart = _a_mart(Path(environment["DBT_TARGET_PATH"]) / "graph" / "graph.json")
-    console.what_next(tasks, 'make psql CMD="{}"', mart)
+    if state == "success":
+        mart = _a_mart(Path(environment["DBT_TARGET_PATH"]) / "graph" / "graph.json")
+        console.what_next(tasks, 'make psql CMD="{}"', mart)
     console.line("The graph:   make ui")
     if state != "success":
         for name, error in failures.items():

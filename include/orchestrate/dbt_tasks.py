@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from tempfile import TemporaryDirectory
@@ -62,6 +62,9 @@ ON_RUN_END = "on-run-end"
 HOOKS = {"on-run-start": "on_run_start", ON_RUN_END: "on_run_end"}
 """dbt's names of the two ends of a run, and the tasks that run the hooks there."""
 
+built_by: dict[str, Set[str]] = {}
+"""dbt's unique ids of what each DAG of this process builds and tests."""
+
 OUTCOME = "dbt_outcome"
 """XCom of a dbt task, where the project has hooks at a run's end: what they are told of the node."""
 
@@ -100,8 +103,12 @@ def warm_up() -> None:
         invoke(["compile", "--quiet", "--select", "path:none"], folder, load_manifest(profile))
 
 
-def check_selection(params: Mapping[str, Any]) -> None:
+def check_selection(params: Mapping[str, Any], built: Set[str]) -> None:
     """See that each part of a run's `dbt_select` holds something, and that its `dbt_vars` enable nothing new.
+
+    Args:
+        params: The run's.
+        built: dbt's unique ids of what its DAG builds and tests.
 
     Raises:
         ConfigError: not so; says what there is.
@@ -120,9 +127,15 @@ def check_selection(params: Mapping[str, Any]) -> None:
             )
     for part in (params.get("dbt_select") or "").split():
         with TemporaryDirectory() as folder, environ({**os.environ, **profile}):
-            if not selected(part, folder, manifest):
-                names = sorted({node.name for node in manifest.nodes.values() if node.resource_type in SELECTABLE[:3]})
-                raise ConfigError(f"parameter dbt_select: {part!r} selects nothing{parameters.meant(part, names)}")
+            chosen = selected(part, folder, manifest)
+        if not chosen:
+            names = sorted({node.name for node in manifest.nodes.values() if node.resource_type in SELECTABLE[:3]})
+            raise ConfigError(f"parameter dbt_select: {part!r} selects nothing{parameters.meant(part, names)}")
+        if not built & set(chosen):
+            raise ConfigError(
+                f"parameter dbt_select: this DAG builds nothing of {part!r}: {chosen[0]} is another DAG's, is left out "
+                "by the default selector of dbt/selectors.yml, or is ephemeral"
+            )
 
 
 class _InProcess(DbtLocalBaseOperator):

@@ -35,6 +35,7 @@ from include.orchestrate.dbt_tasks import (
     DbtSeed,
     DbtSnapshot,
     DbtTest,
+    built_by,
 )
 from include.orchestrate.parts import Part, part_of
 from include.orchestrate.task_settings import NodeSettings, TableSettings, read_settings
@@ -131,6 +132,8 @@ def render_pipeline(dag: DAG, select: str | None = None) -> list[str]:
     pipeline.add_tests()
     pipeline.order_across()
     pipeline.add_hooks()
+    if pipeline.only in (None, "check_parameters"):
+        built_by[dag.dag_id] = pipeline.tasks.keys()
     dag.params = params
     return pipeline.marts
 
@@ -286,7 +289,7 @@ class _Pipeline:
             first = [task for task in self.dag.tasks if not task.upstream_list]
             last = [task for task in self.dag.tasks if not task.downstream_list]
             is_all = self.part.nodes is None and not self.part.others | self.part.left_out
-            hooks = DbtHooks(end=end, tasks=self._tasks(), is_all=is_all, task_id=HOOKS[end], trigger_rule=rule)
+            hooks = DbtHooks(end=end, tasks=self.tasks, is_all=is_all, task_id=HOOKS[end], trigger_rule=rule)
             if end == ON_RUN_END:
                 # The run is what its last task is, and the hooks are green after a model that is red.
                 last >> hooks
@@ -294,7 +297,8 @@ class _Pipeline:
             else:
                 hooks >> first
 
-    def _tasks(self) -> dict[str, str]:
+    @property
+    def tasks(self) -> dict[str, str]:
         """The task of each node that this DAG has, but for tables and freshness."""
         nodes = {key: node for key, node in self.nodes.items() if node["resource_type"] in BUILT and key in self.part}
         tasks = {key: ".".join((*node["place"], BUILT[node["resource_type"]])) for key, node in nodes.items()}

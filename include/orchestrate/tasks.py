@@ -42,9 +42,9 @@ def check_parameters() -> None:
     with no_retry_for_terminal_errors():
         parameters.check(context)
         if context["params"].get("dbt_select") or context["params"].get("dbt_vars"):
-            from include.orchestrate.dbt_tasks import check_selection  # which is built on this module
+            from include.orchestrate.dbt_tasks import built_by, check_selection  # which is built on this module
 
-            check_selection(context["params"])
+            check_selection(context["params"], built_by[context["dag"].dag_id])
 
 
 # multiple_outputs: Airflow would also store each entry of a returned dictionary by itself, a request each.

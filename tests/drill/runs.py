@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -39,6 +40,9 @@ WITHOUT_DELAY = ("freeze", "pause", "time out", "disk full", "hang shop")
 
 REFUSALS = {"in ranges at the same time", "raw's columns changed after this was read"}
 """What concurrent runs of one table may be told at any time."""
+
+LOST_A_WIDENING = re.compile("in the source and .* in raw; run in the warehouse: (.*), then clear this task")
+"""What they are told where a source has lost the change of a type, and the statement that a person then runs."""
 
 AFTER_A_CRASH = "transaction numbers went back"
 """What they may be told where the source was stopped: numbers that no durable record had are drawn again."""
@@ -183,10 +187,16 @@ class Runs:
                 self._wake(lambda zombie: zombie.waking == WAKING[0] and zombie.task == (task, table, given))
                 return ended["result"]
             if ended["ended"] == "refused":
+                if self.went_back and (remedy := LOST_A_WIDENING.search(ended["message"])):
+                    self._alter_raw(remedy[1])
+                    continue
                 if not any(expected in ended["message"] for expected in self.expected_refusals):
                     self.violations.append(f"{task} of {table} refused without a cause: {ended['message']}")
                 return None
         return None
+
+    def _alter_raw(self, statement: str) -> None:
+        self.world.ask(WAREHOUSE, lambda connection: connection.execute(statement))
 
     def _choose(self, task: str, table: str | None, chance: float) -> Fault | None:
         """A fault for the next attempt, where earlier ones have shown its steps."""

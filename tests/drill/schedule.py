@@ -245,6 +245,7 @@ class Schedule:
         """Tasks come to the primary or to a standby that lags behind it, as it happens."""
         refusal = "is a hot standby"  # of the horizon alone, which is not tried again
         self.world.follow()
+        await asyncio.sleep(self.rng.uniform(0.2, 1.0))  # what is written now it does not show
         self.runs.expected_refusals.add(refusal)
         moving = asyncio.create_task(self._move_front())
         green = await self.runs.run(self._scheduled(), self.specs)

@@ -223,16 +223,19 @@ def test_a_selection_or_variables_that_come_to_nothing_say_what_there_is(
     (project / "models/extra.sql").write_text("{{ config(enabled=var('extra', false)) }} select 1 as id")
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", postgres.database())
     monkeypatch.delenv("AIRFLOW_CONN_WAREHOUSE_DBT", raising=False)
+    (project / "models/through.sql").write_text("{{ config(materialized='ephemeral') }} select 1 as id")
+    built = {key for key in dbt_project.load_manifest({}).nodes if key != "model.elt.through"}
     for good in ({"dbt_select": "place +place"}, {"dbt_select": "path:models"}, {"dbt_vars": {"extra": False}}):
-        dbt_tasks.check_selection(good)
+        dbt_tasks.check_selection(good, built)
     for bad, said in (
         ({"dbt_select": "place plase"}, "parameter dbt_select: 'plase' selects nothing; did you mean place\\?"),
-        ({"dbt_select": "tag:none"}, "parameter dbt_select: 'tag:none' selects nothing; there are place"),
+        ({"dbt_select": "tag:none"}, "parameter dbt_select: 'tag:none' selects nothing; there are place, through"),
+        ({"dbt_select": "place through"}, "this DAG builds nothing of 'through': model.elt.through is another DAG's"),
         ({"dbt_select": "no:such"}, "dbt cannot select 'no:such'"),
         ({"dbt_vars": {"extra": True}}, "parameter dbt_vars enables model.elt.extra, which has no task"),
     ):
         with pytest.raises(ConfigError, match=said):
-            dbt_tasks.check_selection(bad)
+            dbt_tasks.check_selection(bad, built)
 
 
 def test_packages_are_installed_followed_and_gone_when_they_are_removed(

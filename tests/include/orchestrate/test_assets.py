@@ -37,6 +37,10 @@ sources:
       - name: charges
         columns: [{name: id, data_tests: [unique]}]
       - {name: always_fresh, config: {freshness: null}}
+  - name: visits
+    schema: public
+    config: {freshness: {warn_after: {count: 1, period: day}}}
+    tables: [{name: pages}]
   - {name: shop, schema: raw_shop, tables: [{name: orders, config: {meta: {extract: {mode: full}}}}]}
 """,
     "models/staging/stg.sql": "select * from {{ source('stripe', 'charges') }}",
@@ -135,6 +139,12 @@ def test_somebody_elses_source_is_looked_at_before_what_reads_it(dag: DAG) -> No
     assert isinstance(task, DbtFreshness) and not task.upstream_task_ids
     assert task.downstream_task_ids == {"stripe.charges.unique_id", "staging.stg.run"}
     assert not [task_id for task_id in dag.task_ids if "always_fresh" in task_id or task_id == "shop.orders.freshness"]
+
+
+def test_a_source_whose_age_cannot_be_known_says_what_it_needs(dag: DAG) -> None:
+    task = dag.get_task("visits.pages.freshness")
+    with pytest.raises(AirflowFailException, match="^dbt/models/sources.yml: pages: `freshness:` needs `loaded_at_f"):
+        task.python_callable(*task.op_args)
 
 
 @pytest.mark.parametrize(("age", "status"), [("1 hour", "pass"), ("30 hours", "warn"), ("3 days", "error")])

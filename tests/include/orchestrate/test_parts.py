@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from include.dbt import project as dbt_project
 from include.errors import ConfigError
-from include.orchestrate import parts
+from include.orchestrate import dbt_tasks, parts
 from include.orchestrate.assets import warehouse_asset
 from include.orchestrate.rendering import assets_before, render_pipeline
 from tests.projects import project, rendered, selected
@@ -83,6 +83,12 @@ def test_a_node_is_in_one_dag_and_every_node_in_one(hourly: Path) -> None:
         "staging.stg_orders.unique_id",
         "marts.report.run",
     }
+
+
+def test_a_run_is_asked_for_what_its_dag_builds(hourly: Path) -> None:
+    whole, hers = (dbt_tasks.built_by[dag.dag_id] for dag in (rendered(), part("tag:hourly")))
+    assert not whole & hers and "model.elt.live" in hers
+    assert whole | hers == {key for key in dbt_project.selected("") if not key.startswith("source.")}
 
 
 def test_what_lies_across_the_border_is_waited_for_as_an_asset(hourly: Path) -> None:
