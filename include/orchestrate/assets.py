@@ -7,16 +7,24 @@ from urllib.parse import quote
 
 from airflow.sdk import Asset, Context
 
+from include.sources import TableSpec
+
 
 def warehouse_asset(schema: str, table: str) -> Asset:
     """The asset of a relation of the warehouse, such as `marts.fct_orders`.
 
     Its URI names the connection where a host and a database would be: those differ between installations.
     """
-    return Asset(
-        name=f"{schema}.{table}",
-        uri=f"postgres://warehouse:5432/warehouse/{quote(schema, safe='')}/{quote(table, safe='')}",
-    )
+    return Asset(name=f"{schema}.{table}", uri=_uri("warehouse", schema, table))
+
+
+def source_asset(spec: TableSpec) -> Asset:
+    """A table of a source, of which no task makes anything: what OpenLineage calls an input."""
+    return Asset(name=spec.name, uri=_uri(spec.source, spec.schema_name, spec.identifier))
+
+
+def _uri(connection: str, schema: str, table: str) -> str:
+    return f"postgres://{connection}:5432/{connection}/{quote(schema, safe='')}/{quote(table, safe='')}"
 
 
 def tell_updated(context: Context, asset: Asset, extra: dict[str, Any] | None) -> None:

@@ -20,7 +20,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 import psycopg
 import structlog
-from airflow.sdk import BaseHook, BaseOperator, Connection, Context, get_current_context
+from airflow.sdk import Asset, BaseHook, BaseOperator, Connection, Context, get_current_context
 from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
@@ -178,6 +178,7 @@ class _InProcess(DbtLocalBaseOperator):
             self.store_compiled_sql(folder, context)
             self.template_fields = ("select", "vars", "compiled_sql")
             self._override_rtif(context)
+        context["ti"].task.inlets = _read_by(manifest, own)
         self.check_nodes(result)
         if not result.success:
             self.conclude(result)
@@ -290,6 +291,16 @@ class DbtHooks(BaseOperator):
         """What the run's tasks have kept of their nodes, by unique id."""
         found = {key: context["ti"].xcom_pull(task_ids=each, key=OUTCOME) for key, each in self.tasks.items()}
         return {key: value for key, value in found.items() if value}
+
+
+def _read_by(manifest: Manifest, unique_id: str) -> list[Asset]:
+    """What a node reads, through ephemeral models too: its inputs in OpenLineage, where Airflow has that provider."""
+    found: list[Asset] = []
+    for node in map(manifest.expect, manifest.expect(unique_id).depends_on_nodes):
+        if node.resource_type != "function":
+            is_kept = node.resource_type == "source" or node.relation_name
+            found += [warehouse_asset(node.schema, node.identifier)] if is_kept else _read_by(manifest, node.unique_id)
+    return found
 
 
 def _change(results: Sequence[Any]) -> dict[str, Any] | None:

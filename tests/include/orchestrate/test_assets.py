@@ -44,7 +44,13 @@ sources:
   - {name: shop, schema: raw_shop, tables: [{name: orders, config: {meta: {extract: {mode: full}}}}]}
 """,
     "models/staging/stg.sql": "select * from {{ source('stripe', 'charges') }}",
-    "models/marts/fct.sql": "{{ config(schema='marts', alias='Fact Table') }} select * from {{ ref('stg') }}",
+    "models/staging/through.sql": "{{ config(materialized='ephemeral') }} select * from {{ ref('numbers') }}",
+    "models/marts/fct.sql": """{{ config(schema='marts', alias='Fact Table') }}
+        select {{ function('twice') }}(id) from {{ ref('stg') }} join {{ ref('through') }} using (id)""",
+    "functions/twice.sql": "select x * 2",
+    "functions/twice.yml": """
+functions: [{name: twice, arguments: [{name: x, data_type: int}], returns: {data_type: int}}]
+""",
     "seeds/numbers.csv": "id\n1\n",
 }
 
@@ -72,6 +78,11 @@ def test_what_a_task_makes_is_its_asset(dag: DAG) -> None:
         "seeds.numbers.seed": [("analytics.numbers", f"{place}/analytics/numbers")],
         "shop.orders.load": [("raw_shop.orders", f"{place}/raw_shop/orders")],
     }
+
+
+def test_what_a_node_reads_is_its_input_in_openlineage(written: Path) -> None:
+    read = dbt_tasks._read_by(dbt_project.load_manifest({}), "model.elt.fct")
+    assert sorted(asset.name for asset in read) == ["analytics.numbers", "analytics.stg"]
 
 
 def test_the_process_of_one_task_asks_no_server_about_it(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
