@@ -97,6 +97,7 @@ up: ## start databases and Airflow and wait until all are healthy (WORKERS=3 for
 	@echo "Starting three databases and Airflow$(if $(CELERY), with Redis and $$WORKERS Celery workers); healthy in a minute"
 	@$(if $(CELERY),EXECUTOR=CeleryExecutor) $(COMPOSE) $(if $(CELERY),--profile celery) up --detach --wait \
 		$(if $(CELERY),--scale airflow-worker="$$WORKERS")
+	@$(CONTAINERS) schemas
 	@$(CONTAINERS) where
 
 etl: ## run the pipeline once in the containers

@@ -47,6 +47,17 @@ def env() -> int:
     return 0
 
 
+def schemas() -> int:
+    """Have the warehouse's administrator make the schemas that the project in the image writes to."""
+    if "AIRFLOW_CONN_WAREHOUSE" in settings():
+        return 0
+    execute = ["docker", "compose", "exec", "--no-TTY"]
+    listed = [*execute, "scheduler", "python", "-m", "include.dbt.schemas"]
+    options = subprocess.run(listed, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    roles = ["--env", f"PGOPTIONS={options}", "warehouse-db", "sh", "/docker-entrypoint-initdb.d/roles.sh"]
+    return subprocess.run([*execute, *roles], cwd=ROOT).returncode
+
+
 def where() -> int:
     """Say where the UI is."""
     print(f"Airflow is at {url()}   user: admin   password: UI_PASSWORD in .env\nNext: make etl")
@@ -100,7 +111,7 @@ def _task(found: dict[str, Any]) -> Task:
     return Task(found["task_id"], found["operator_name"], found["state"], found["duration"] or 0.0, found["map_index"])
 
 
-COMMANDS = {"env": env, "where": where, "etl": etl}
+COMMANDS = {"env": env, "schemas": schemas, "where": where, "etl": etl}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -32,6 +32,7 @@ UNSET = 3
 """Exit status of a step that looked for an environment variable in vain."""
 
 TARGET = "warehouse"
+DEFAULT_SCHEMA = "analytics"
 
 _PLACES = ("DBT_DBNAME", "DBT_HOST", "DBT_USER")
 """Variables of the profile that something stands in for while dbt parses: the manifest then fits every warehouse."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
-from include.dbt.project import graph_path
-from include.errors import ConfigError
+from include.dbt import schemas
 from include.local.errors import LocalError
 from include.local.sample import SAMPLE, Sample
 from include.local.servers import EmbeddedPostgres
@@ -69,26 +66,10 @@ def provision(server: EmbeddedPostgres, passwords: dict[str, str], sample: Sampl
     for name, script in scripts.items():
         statements = script.read_text(encoding="utf-8")
         with psycopg.connect(server.superuser_dsn(name)) as connection:
-            for setting, schemas in _schemas().items():
-                connection.execute("select set_config(%s, %s, true)", (setting, ",".join(schemas)))
+            for setting, names in schemas.wanted().items():
+                connection.execute("select set_config(%s, %s, true)", (setting, ",".join(names)))
             connection.execute(statements)
     with psycopg.connect(server.superuser_dsn("postgres")) as connection:
         for role in roles_of(sample):
             alter = sql.SQL("alter role {} password {}")
             connection.execute(alter.format(sql.Identifier(role), sql.Literal(passwords[role])))
-
-
-def _schemas() -> dict[str, list[str]]:
-    """The schemas that loads and dbt write to, by the setting that tells the script.
-
-    Of a project that dbt cannot parse the standard ones: what is wrong with it the DAG says.
-    """
-    try:
-        graph = json.loads(graph_path().read_text(encoding="utf-8"))
-    except ConfigError:
-        return {}
-    raw = {node["asset"][0] for node in graph["sources"].values() if node["is_loaded"]}
-    return {
-        "elt.raw_schemas": sorted(name for name in raw if re.fullmatch("raw_[^,]+", name)),
-        "elt.dbt_schemas": sorted(name for name in graph["schemas"] if not re.match("raw_|_elt$|pg_|.*,", name)),
-    }
