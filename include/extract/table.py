@@ -19,9 +19,10 @@ from include.postgres.buckets import WHOLE, Buckets
 from include.postgres.catalog import Column, check_types, source_columns
 from include.postgres.server import Server, expect, is_durable, server_of
 from include.postgres.sessions import Connection, identifiers, lock_table, relation_text, snapshot
-from include.schema.drift import Drift, examine, fixed, shape_of
+from include.schema.drift import Drift, examine
 from include.schema.proof import unproven
 from include.schema.rows import in_window, instant, rows_of
+from include.schema.shape import fixed, shape_of
 from include.sources import TableSpec
 from include.sql import statement
 from include.state import extractions

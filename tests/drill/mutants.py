@@ -15,7 +15,7 @@ from include.extract.horizon import read_horizon
 from include.load import publish
 from include.orchestrate import tasks
 from include.postgres.server import Server
-from include.schema import drift
+from include.schema import drift, shape
 from tests.drill.attempt import replace
 from tests.drill.schedule import Plan
 from tests.drill.writers import Writer
@@ -137,12 +137,12 @@ def used_keys_taken_for_known() -> None:
 
 def labels_by_name() -> None:
     """Look whether a label is still there, not which it is."""
-    lost = drift._lost
+    lost = shape.lost
 
     def mutant(*given: Any) -> Any:
         return {part for part in lost(*given) if not re.match(r"label \d+ ", part)}
 
-    replace(drift, "_lost", mutant)
+    replace(shape, "lost", mutant)
 
 
 ONE_RUN, TWO_RUNS = {"one_run": 1.0}, {"two_runs": 1.0}
