@@ -26,7 +26,7 @@ MAX_NAME_BYTES = 63
 """A longer identifier is cut off by PostgreSQL: two tables could become one."""
 
 
-READING = {"key", "cursor", "cursor_zone", "mode", "columns"}
+READING = {"key", "cursor", "cursor_zone", "mode", "columns", "where"}
 """What of an entry decides which rows a run reads, and as what."""
 
 
@@ -48,6 +48,8 @@ class TableSpec(BaseModel):
         cursor_zone: IANA time zone of a cursor without one (`timestamp`).
         columns: What to do with single columns instead of copying them: `omit`, `hash` (sha256 of salt and text),
             `unsalted_hash` (who guesses a value can check it), `text` (for types that the warehouse does not have).
+        where: SQL condition on the source table's columns: the others of its rows are not read, and one that no longer
+            meets it is gone. Whatever it goes by, every run compares which rows do.
         drift: `evolve` follows changes of the source that lose nothing; `freeze` stops at any.
         rows_per_range: Where every row is read, a larger table is cut into ranges of its key of about so many rows,
             each read by a task of its own.
@@ -67,6 +69,7 @@ class TableSpec(BaseModel):
     null_cursor: Literal["error", "always"] = "error"
     cursor_zone: str | None = None
     columns: dict[str, Literal["omit", "hash", "unsalted_hash", "text"]] = {}
+    where: Annotated[str, Field(min_length=1)] | None = None
     drift: Literal["evolve", "freeze"] = "evolve"
     rows_per_range: Annotated[int, Field(gt=0)] | None = None
 
@@ -115,6 +118,11 @@ class TableSpec(BaseModel):
         if self.deletes == "soft" and (self.mode == "append" or not self.key):
             raise ValueError(
                 "deletes 'soft' needs `key:` and `mode: incremental` or `full`; append never changes a row"
+            )
+        if self.where and self.mode != "full" and self.deletes != "soft":
+            raise ValueError(
+                "no cursor shows a row that begins or ceases to meet `where:`; "
+                "add `deletes: soft` to `mode: incremental`, or set `mode: full`"
             )
         if self.cursor in self.columns:
             raise ValueError(f"cursor {self.cursor!r} is read as it is; remove it from `columns:`")

@@ -279,9 +279,9 @@ def _refuse_null_cursors(
     nullable = {column.name for column in columns if not column.is_not_null}
     if spec.cursor not in nullable or spec.reads_null_cursors:
         return
-    query = sql.SQL("select exists (select 1 from {} where {} is null and {})")
-    relation = sql.Identifier(spec.schema_name, spec.identifier)
-    row = source.execute(query.format(relation, sql.Identifier(spec.cursor), where)).fetchone()
+    query = sql.SQL("select exists ({})")
+    is_null = sql.SQL("{} is null and {}").format(sql.Identifier(spec.cursor), where)
+    row = source.execute(query.format(rows_of(spec, columns, is_null))).fetchone()
     if row and row[0]:
         raise TerminalError(
             f"{spec.name}: rows with NULL in cursor {spec.cursor!r} would never be read; "

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
-from psycopg import sql
+from psycopg import ProgrammingError, sql
 
-from include.errors import DriftError
+from include.errors import ConfigError, DriftError
 from include.postgres.catalog import (
     Column,
     check_types,
@@ -18,6 +18,7 @@ from include.postgres.catalog import (
 )
 from include.postgres.sessions import Connection, relation_text
 from include.schema.proof import refuse_borrowed_names, refuse_unproven
+from include.schema.rows import rows_of
 from include.schema.shape import attached, dropped_from_raw, lost, other_entry, renamed_labels, rewritten, shape_of
 from include.sources import LOADED_COLUMNS, TableSpec
 from include.sql import statement
@@ -103,6 +104,7 @@ def examine(
     """
     columns = source_columns(source, spec)
     refuse_unproven(source, spec)
+    _refuse_no_condition(source, spec, columns)
     shape = shape_of(source, spec, columns)
     if shape["views"]:
         refuse_borrowed_names(source, spec, shape["functions"])
@@ -211,6 +213,18 @@ def _column(spec: TableSpec, column: Column) -> tuple[sql.Composable, sql.Compos
     # The type's spelling comes from format_type() of a catalog, already quoted.
     spelling = sql.SQL(column.type)
     return sql.Identifier(spec.raw_schema, spec.table), sql.Identifier(column.name), spelling
+
+
+def _refuse_no_condition(source: Connection, spec: TableSpec, columns: tuple[Column, ...]) -> None:
+    if spec.where:
+        try:
+            with source.transaction():
+                source.execute(sql.SQL("explain {}").format(rows_of(spec, columns)))
+        except ProgrammingError as error:
+            raise ConfigError(
+                f"{spec.name}: `where: {spec.where}` is no condition on its rows: {error.diag.message_primary}; "
+                "correct it in its source entry"
+            ) from error
 
 
 def _refuse_new_identity(

@@ -20,12 +20,18 @@ SALTED = sql.SQL("current_setting('elt.salt') || {}::text")
 
 def rows_of(spec: TableSpec, columns: tuple[Column, ...], where: sql.Composable = sql.SQL("true")) -> sql.Composed:
     """`select … where`: the rows of a source table as they are extracted, which is also what the condition sees."""
-    return sql.SQL("select {} from (select {} from {}) as extracted where {}").format(
+    return sql.SQL("select {} from (select {} from {} where {}) as extracted where {}").format(
         identifiers([column.name for column in columns]),
         sql.SQL(", ").join(_extracted(spec, column.name) for column in columns),
         sql.Identifier(spec.schema_name, spec.identifier),
+        condition(spec),
         where,
     )
+
+
+def condition(spec: TableSpec) -> sql.Composable:
+    """Which rows of the source table count. A comment at its end ends with its line."""
+    return sql.SQL("({}\n)").format(sql.SQL(spec.where)) if spec.where else sql.SQL("true")
 
 
 def _extracted(spec: TableSpec, name: str) -> sql.Composable:

@@ -104,7 +104,7 @@ def lost(last: dict[str, Any], shape: dict[str, Any], name: str) -> set[str]:
 
 def other_entry(last: dict[str, Any], shape: dict[str, Any]) -> list[str]:
     entry = shape["entry"]
-    changed = [name for name, value in last.get("entry", entry).items() if value != entry[name]]
+    changed = [name for name, value in ({"where": None} | last.get("entry", entry)).items() if value != entry[name]]
     return [f"`{name}` changed in its source entry" for name in changed]
 
 

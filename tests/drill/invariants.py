@@ -47,7 +47,7 @@ def versions(world: World, side: str, specs: list[TableSpec]) -> dict[str, dict[
     def read(connection: psycopg.Connection) -> dict[str, dict[bytes, int]]:
         found: dict[str, dict[bytes, int]] = {}
         for spec in specs:
-            schema, where = ("public", "true") if side == SOURCE else (spec.raw_schema, LIVE)
+            schema, where = ("public", spec.where or "true") if side == SOURCE else (spec.raw_schema, LIVE)
             exists = connection.execute("select to_regclass(%s)", (f"{schema}.{spec.table}",)).fetchone()
             relation = sql.Identifier(schema, spec.table)
             rows = copy_rows(connection, relation, f"{KEY}, version", where) if exists and exists[0] else []
@@ -132,7 +132,7 @@ def at_quiescence(world: World, specs: list[TableSpec]) -> list[str]:
         names = [column.name for column in columns if spec.columns.get(column.name) != "omit"]
         dumps = []
         for side, relation, form, where in (
-            (SOURCE, sql.Identifier("public", spec.table), AS_EXTRACTED, "true"),
+            (SOURCE, sql.Identifier("public", spec.table), AS_EXTRACTED, spec.where or "true"),
             (WAREHOUSE, sql.Identifier(spec.raw_schema, spec.table), {}, LIVE),
         ):
             selected = ", ".join(form.get(spec.columns.get(name), '"{}"').format(name) for name in names)
@@ -179,10 +179,10 @@ def leftovers(world: World) -> list[str]:
 def watch(world: World, specs: list[TableSpec], report: Path, looks: Any) -> None:
     """The body of a process that reads raw all the time: no reader may ever see half of a load.
 
-    A load brings one snapshot of the source, in which pairs add up, unless its table was read in ranges.
+    A load brings one snapshot of the source, in which pairs add up, unless its table was read in ranges or in part.
     """
     going = True
-    specs = [spec for spec in specs if not spec.rows_per_range]
+    specs = [spec for spec in specs if not spec.rows_per_range and not spec.where]
 
     def stop(*_: object) -> None:
         nonlocal going
