@@ -4,6 +4,7 @@
 #     docker compose exec warehouse-db sh /docker-entrypoint-initdb.d/roles.sh
 set -eu
 
+export PGOPTIONS="${PGOPTIONS-} -c client_min_messages=warning"
 administer() { psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --username postgres --dbname "$POSTGRES_DB" "$@"; }
 
 administer --single-transaction --file /etc/elt/roles.sql

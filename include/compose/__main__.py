@@ -90,9 +90,16 @@ def etl() -> int:
             console.line(f"✗ {task.name}\n  {airflow.error(DAG_ID, run_id, each)}\n")
     is_green = airflow.state(DAG_ID, run_id) == "success"
     if is_green:
-        console.what_next(tasks, 'docker compose run --rm psql -c "{}"')
+        console.what_next('docker compose run --rm psql -c "{}"', _models(airflow))
     console.line(f"The graph:   {url()}/dags/{DAG_ID}/runs/{run_id}")
     return 0 if is_green else 1
+
+
+def _models(airflow: Airflow) -> list[tuple[bool, str]]:
+    """Whether each model is in the layer `marts`, and its relation: the asset of its task."""
+    assets = airflow.call("GET", f"/assets?dag_ids={DAG_ID}&limit=1000")["assets"]
+    made = [(task["task_id"], asset["name"]) for asset in assets for task in asset["producing_tasks"]]
+    return [(task_id.startswith("marts."), name) for task_id, name in made if task_id.endswith(".run")]
 
 
 def settings() -> dict[str, str]:

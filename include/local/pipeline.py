@@ -90,8 +90,7 @@ def run_dag(
     run_id, state = metadata.run_of(database, number)
     console.report(tasks, _loads(environment, run_id))
     if state == "success":
-        mart = _a_mart(Path(environment["DBT_TARGET_PATH"]) / "graph" / "graph.json")
-        console.what_next(tasks, 'make psql CMD="{}"', mart)
+        console.what_next('make psql CMD="{}"', _models(Path(environment["DBT_TARGET_PATH"]) / "graph" / "graph.json"))
     console.line("The graph:   make ui")
     if state != "success":
         for name, error in failures.items():
@@ -163,12 +162,10 @@ def _error_of(line: str) -> str | None:
     return found[1].strip() if found else None
 
 
-def _a_mart(graph: Path) -> str | None:
-    """A relation to look at: the last model of the layer `marts`, or of all where there is none."""
+def _models(graph: Path) -> list[tuple[bool, str]]:
+    """Whether each model is in the layer `marts`, and its relation."""
     nodes = json.loads(graph.read_text(encoding="utf-8"))["nodes"].values() if graph.exists() else ()
-    models = [each for each in nodes if each["resource_type"] == "model"]
-    found = [(each["folder"] == "marts", ".".join(each["asset"])) for each in models]
-    return max((each for each in found if re.fullmatch(r"[a-z_]\w*\.[a-z_]\w*", each[1])), default=(False, None))[1]
+    return [(each["folder"] == "marts", ".".join(each["asset"])) for each in nodes if each["resource_type"] == "model"]
 
 
 def _loads(environment: dict[str, str], run_id: str) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import textwrap
@@ -142,10 +143,15 @@ class Console:
                 self.line(f"\n! {task.name}\n  {task.warning}")
         self.line()
 
-    def what_next(self, tasks: list[Task], look: str, mart: str | None = None) -> None:
-        """How to look at the result, by the command `look` with a query in it, or what is to be done first."""
-        models = [task.task_id.split(".") for task in tasks if task.is_model]
-        mart = mart or next((f"marts.{place[-2]}" for place in models[::-1] if place[0] == "marts"), None)
+    def what_next(self, look: str, models: Iterable[tuple[bool, str]]) -> None:
+        """How to look at the result, or what is to be done first.
+
+        Args:
+            look: A command, with braces in the place of its query.
+            models: Whether each is in the layer `marts`, and its relation.
+        """
+        models = list(models)
+        mart = max((each for each in models if _PLAIN.fullmatch(each[1])), default=(False, None))[1]
         if mart:
             self.line(f"The marts:   {look.format(f'select * from {mart} limit 5')}")
         elif models:
@@ -154,6 +160,10 @@ class Console:
             self.line(
                 "No table yet: set AIRFLOW_CONN_ERP to your database, then make onboard SOURCE=erp (docs/yours.md)"
             )
+
+
+_PLAIN = re.compile(r"[a-z_]\w*\.[a-z_]\w*")
+"""A relation that a shell and SQL take without quotes."""
 
 
 def counted(tasks: list[Task]) -> str:
