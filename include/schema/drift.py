@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 from psycopg import ProgrammingError, sql
+from psycopg.errors import InsufficientPrivilege
 
 from include.errors import ConfigError, DriftError
 from include.postgres.catalog import (
@@ -221,10 +222,11 @@ def _refuse_no_condition(source: Connection, spec: TableSpec, columns: tuple[Col
             with source.transaction():
                 source.execute(sql.SQL("explain {}").format(rows_of(spec, columns)))
         except ProgrammingError as error:
-            raise ConfigError(
-                f"{spec.name}: `where: {spec.where}` is no condition on its rows: {error.diag.message_primary}; "
-                "correct it in its source entry"
-            ) from error
+            remedy = "correct it in its source entry"
+            if isinstance(error, InsufficientPrivilege):
+                remedy = f"grant it to {source.info.user} in the source"
+            said = error.diag.message_primary
+            raise ConfigError(f"{spec.name}: `where: {spec.where}` cannot be asked: {said}; {remedy}") from error
 
 
 def _refuse_new_identity(

@@ -115,8 +115,19 @@ def test_null_cursors_of_other_rows_are_nobodys(shops: Pipeline) -> None:
 def test_what_is_no_condition_is_refused_before_anything_is_written(shops: Pipeline, where: str, said: str) -> None:
     with pytest.raises(ConfigError) as raised:
         shops.run(part_of(shops, where=where))
-    assert str(raised.value).startswith(f"shop.orders: `where: {where}` is no condition on its rows: {said}")
+    assert str(raised.value).startswith(f"shop.orders: `where: {where}` cannot be asked: {said}")
     assert shops.raw("select count(*) from _elt.extraction") == [(0,)]
+
+
+def test_what_it_may_not_look_at_is_to_be_granted(shops: Pipeline) -> None:
+    shops.app.execute("create role shy; grant pg_read_all_stats to shy; grant select on orders to shy")
+    try:
+        shops.source.execute("set role shy")
+        with pytest.raises(ConfigError, match="cannot be asked: permission denied for table shops; grant it to"):
+            shops.run(part_of(shops))
+    finally:
+        shops.source.execute("reset role")
+        shops.app.execute("drop owned by shy; drop role shy")
 
 
 @pytest.mark.parametrize("extract", [{"deletes": "ignore"}, {"mode": "append", "deletes": "ignore"}])
