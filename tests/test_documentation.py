@@ -53,6 +53,7 @@ def test_what_the_graph_does_with_it_is_documented(kind: NodeType) -> None:
     assert kind.value.replace("_", " ") in named, "add a line to docs/dbt.md"
 
 
+# sample shop: begins
 def test_each_line_of_that_list_is_held_by_a_test() -> None:
     texts = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
     known = {name for text in texts for name in re.findall(r"def (test_\w+)", text)}
@@ -60,6 +61,7 @@ def test_each_line_of_that_list_is_held_by_a_test() -> None:
     assert len(named) > 20 and all(len(each) == 1 and set(each) <= known for each in named)
 
 
+# sample shop: ends
 @pytest.mark.parametrize("target", make_targets())
 def test_every_make_target_is_documented(target: str) -> None:
     assert re.search(rf"make (?:[\w-]+ )*{target}\b", DOCUMENTS), f"write down what `make {target}` is for"
