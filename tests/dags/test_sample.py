@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 from cosmos.operators.local import DbtRunLocalOperator, DbtSnapshotLocalOperator, DbtTestLocalOperator
 
-from include.dbt.project import graph_path
+from include.dbt.project import PROJECT_DIR, graph_path
 from include.local.environment import ROOT
+from include.operate import health
 from include.sources import load_specs
 from tests.dags.conftest import upstream
 
@@ -150,3 +152,8 @@ def test_dag_files_are_short() -> None:
     for path in (ROOT / "dags").glob("*.py"):
         assert len(path.read_text().splitlines()) <= 80, f"{path.name}: move the how to include/"
         assert not path.name.startswith("dbt_"), f"{path.name}: dbt imports modules named dbt_* as plugins"
+
+
+def test_dbt_keeps_failing_rows_where_they_are_looked_for() -> None:
+    project = yaml.safe_load((PROJECT_DIR / "dbt_project.yml").read_text())
+    assert project["data_tests"]["elt"] == {"+store_failures": True, "+schema": health.FAILURES_SCHEMA}

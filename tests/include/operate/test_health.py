@@ -6,9 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import psycopg
-import yaml
 
-from include.dbt.project import PROJECT_DIR
 from include.operate import health
 from include.postgres.sessions import pin
 from include.state.messages import to_text
@@ -160,8 +158,3 @@ def test_failing_rows_come_as_text_and_from_dbts_schema_alone(pipeline: Pipeline
     assert found.rows[0] == ("1", "x" * 200, "infinity") and found.rows[1][1] is None
     assert health.read_failing_rows(pipeline.warehouse, "secret") == health.FailingRows("secret")
     assert health.read_failing_rows(pipeline.warehouse, 'x" union select * from public.secret --').columns == ()
-
-
-def test_dbt_keeps_failing_rows_where_they_are_looked_for() -> None:
-    project = yaml.safe_load((PROJECT_DIR / "dbt_project.yml").read_text())
-    assert project["data_tests"]["elt"] == {"+store_failures": True, "+schema": health.FAILURES_SCHEMA}

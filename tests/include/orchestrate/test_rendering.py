@@ -5,40 +5,34 @@ from __future__ import annotations
 import gc
 import inspect
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from airflow.sdk import DAG
 from airflow.sdk.definitions import dag as airflow_dag
 from cosmos.operators.local import DbtLocalBaseOperator
 
-from include.dbt import graph as dbt_graph
 from include.dbt import project as dbt_project
-from tests.projects import rendered
+from tests.projects import project, rendered
 
 
-@pytest.fixture
-def lone_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The project's graph with one more test, whose query reads no model: `tests/clock_is_right.sql`, say."""
-    manifest = json.loads(dbt_project.graph_path().with_name("manifest.json").read_text())
-    node = {"unique_id": "test.elt.clock_is_right", "name": "clock_is_right", "resource_type": "test", "config": {}}
-    node |= {"package_name": "elt", "original_file_path": "tests/clock_is_right.sql"}
-    manifest["nodes"][node["unique_id"]] = node
-    changed = tmp_path / "graph.json"
-    changed.write_text(json.dumps(dbt_graph.draw(manifest)))
-    monkeypatch.setattr(dbt_project, "graph_path", lambda: changed)
-    return node
+@pytest.fixture(scope="module")
+def lone_test(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A project with a test whose query reads no model."""
+    files = {"models/a.sql": "select 1 as id", "tests/clock_is_right.sql": "select 1 where now() < '2026-01-01'"}
+    with project(tmp_path_factory.mktemp("lone"), files):
+        yield
 
 
-def test_a_test_that_reads_no_model_runs_on_its_own(lone_test: dict[str, Any]) -> None:
+def test_a_test_that_reads_no_model_runs_on_its_own(lone_test: None) -> None:
     dag = rendered()
     task = dag.get_task("tests.clock_is_right")
-    assert task.extra_context == {"dbt_unique_id": lone_test["unique_id"]} and task.task_group.group_id == "tests"
+    assert task.extra_context == {"dbt_unique_id": "test.elt.clock_is_right"} and task.task_group.group_id == "tests"
     assert not task.upstream_task_ids and not task.downstream_task_ids
 
 
-def test_its_process_makes_it_alone(lone_test: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_process_makes_it_alone(lone_test: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", "rendered")
     monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_TASK_ID", "tests.clock_is_right")
     assert rendered().task_ids == ["tests.clock_is_right"]

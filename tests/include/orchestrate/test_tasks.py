@@ -14,7 +14,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from include.errors import TerminalError, TransientError
 from include.orchestrate import tasks
-from include.sources import TableSpec
+from include.sources import Tables, TableSpec
 from include.state import ledger
 from include.state.messages import Horizon, LoadResult, to_text
 from tests.include.conftest import Pipeline
@@ -51,19 +51,21 @@ def test_a_backfill_of_a_table_that_raw_lost_reads_all_of_it(pipeline: Pipeline)
 
 
 @pytest.mark.parametrize(
-    "what_is_left",
+    ("what_is_left", "rows_per_range"),
     [
-        lambda: tasks.extract.function("shop.customers", None),
-        lambda: tasks.load.function("shop.customers", None),
-        lambda: tasks.load.function("shop.orders", []),
+        (lambda: tasks.extract.function("shop.orders", None), None),
+        (lambda: tasks.load.function("shop.orders", None), None),
+        (lambda: tasks.load.function("shop.orders", []), 100),
     ],
 )
 def test_where_the_task_before_was_marked_as_success_it_is_named(
-    monkeypatch: pytest.MonkeyPatch, what_is_left: Callable[[], Any]
+    monkeypatch: pytest.MonkeyPatch, what_is_left: Callable[[], Any], rows_per_range: int | None
 ) -> None:
+    spec = SPEC.model_copy(update={"rows_per_range": rows_per_range})
+    monkeypatch.setattr(tasks, "load_tables", lambda: Tables({"": spec}, {}))
     monkeypatch.setattr(tasks, "get_current_context", lambda: context() | {"run_id": "mine"})
     with pytest.raises(
-        AirflowFailException, match=r"shop\.(horizon|customers\.extract|orders\.cut) was marked as success"
+        AirflowFailException, match=r"shop\.(horizon|orders\.extract|orders\.cut) was marked as success"
     ):
         what_is_left()
 
@@ -95,6 +97,7 @@ def test_a_zombie_leaves_alone_what_its_retry_has_staged(monkeypatch: pytest.Mon
     here = context() | {"run_id": "mine", "ti": ti}
     here["dag_run"].dag_id = "elt_pipeline"
     monkeypatch.setattr(tasks, "get_current_context", lambda: here)
+    monkeypatch.setattr(tasks, "load_tables", lambda: Tables({"": SPEC}, {}))
     monkeypatch.setattr(tasks, "session", lambda *_, **__: nullcontext())
     monkeypatch.setattr(tasks.ledger, "ensure", lambda *_: None)
     monkeypatch.setattr(tasks.extractions, "discard_leftovers", discard_leftovers)
