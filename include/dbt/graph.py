@@ -131,7 +131,7 @@ class _Drawing:
         limits = (freshness.get("warn_after") or {}, freshness.get("error_after") or {})
         drawn["freshness"] = {"warn_after": limits[0], "error_after": limits[1]}
         counts = [limit.get("count") is not None for limit in limits]
-        if not (node.get("loaded_at_field") or node.get("loaded_at_query") or is_loaded(node)):
+        if any(counts) and not (node.get("loaded_at_field") or node.get("loaded_at_query") or is_loaded(node)):
             drawn["problem"] = (
                 "`freshness:` needs `loaded_at_field:` here: PostgreSQL keeps no time of a table's last row"
             )

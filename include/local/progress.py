@@ -8,7 +8,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,6 +18,9 @@ QUIET_SECONDS = 4
 """Where the output is no terminal, so long nothing is said at most."""
 
 ENDED = ("success", "failed", "skipped", "upstream_failed")
+
+_PLAIN = re.compile(r"[a-z_]\w*\.[a-z_]\w*")
+"""A relation that a shell and SQL take without quotes."""
 
 
 @dataclass(frozen=True)
@@ -143,14 +146,13 @@ class Console:
                 self.line(f"\n! {task.name}\n  {task.warning}")
         self.line()
 
-    def what_next(self, look: str, models: Iterable[tuple[bool, str]]) -> None:
+    def what_next(self, look: str, models: Sequence[tuple[bool, str]]) -> None:
         """How to look at the result, or what is to be done first.
 
         Args:
             look: A command, with braces in the place of its query.
             models: Whether each is in the layer `marts`, and its relation.
         """
-        models = list(models)
         mart = max((each for each in models if _PLAIN.fullmatch(each[1])), default=(False, None))[1]
         if mart:
             self.line(f"The marts:   {look.format(f'select * from {mart} limit 5')}")
@@ -160,10 +162,6 @@ class Console:
             self.line(
                 "No table yet: set AIRFLOW_CONN_ERP to your database, then make onboard SOURCE=erp (docs/yours.md)"
             )
-
-
-_PLAIN = re.compile(r"[a-z_]\w*\.[a-z_]\w*")
-"""A relation that a shell and SQL take without quotes."""
 
 
 def counted(tasks: list[Task]) -> str:

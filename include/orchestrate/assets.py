@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import quote
 
@@ -25,6 +27,17 @@ def source_asset(spec: TableSpec) -> Asset:
 
 def _uri(connection: str, schema: str, table: str) -> str:
     return f"postgres://{connection}:5432/{connection}/{quote(schema, safe='')}/{quote(table, safe='')}"
+
+
+def tell_read(context: Context, assets: Iterable[Asset]) -> None:
+    """Give the task that runs its inputs in OpenLineage, where Airflow has that provider.
+
+    Args:
+        context: Of the task.
+        assets: What it read, made as they are asked for: a process's first asset takes 60 ms.
+    """
+    if find_spec("airflow.providers.openlineage"):
+        context["ti"].task.inlets = list(assets)
 
 
 def tell_updated(context: Context, asset: Asset, extra: dict[str, Any] | None) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from tempfile import TemporaryDirectory
@@ -43,7 +43,7 @@ from include.dbt import variables as dbt_vars
 from include.dbt.project import load_manifest
 from include.errors import ConfigError
 from include.orchestrate import parameters
-from include.orchestrate.assets import tell_updated, warehouse_asset
+from include.orchestrate.assets import tell_read, tell_updated, warehouse_asset
 from include.orchestrate.failing import WARNING, plainly
 from include.orchestrate.tasks import no_retry_for_terminal_errors, reached
 from include.postgres.sessions import KEEPALIVE, look
@@ -178,7 +178,7 @@ class _InProcess(DbtLocalBaseOperator):
             self.store_compiled_sql(folder, context)
             self.template_fields = ("select", "vars", "compiled_sql")
             self._override_rtif(context)
-        context["ti"].task.inlets = _read_by(manifest, own)
+        tell_read(context, _read_by(manifest, own))
         self.check_nodes(result)
         if not result.success:
             self.conclude(result)
@@ -293,14 +293,14 @@ class DbtHooks(BaseOperator):
         return {key: value for key, value in found.items() if value}
 
 
-def _read_by(manifest: Manifest, unique_id: str) -> list[Asset]:
-    """What a node reads, through ephemeral models too: its inputs in OpenLineage, where Airflow has that provider."""
-    found: list[Asset] = []
+def _read_by(manifest: Manifest, unique_id: str) -> Iterator[Asset]:
+    """What a node reads, through ephemeral models too."""
     for node in map(manifest.expect, manifest.expect(unique_id).depends_on_nodes):
         if node.resource_type != "function":
-            is_kept = node.resource_type == "source" or node.relation_name
-            found += [warehouse_asset(node.schema, node.identifier)] if is_kept else _read_by(manifest, node.unique_id)
-    return found
+            if node.resource_type == "source" or node.relation_name:
+                yield warehouse_asset(node.schema, node.identifier)
+            else:
+                yield from _read_by(manifest, node.unique_id)
 
 
 def _change(results: Sequence[Any]) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ from include.extract.table import Request, begin_extraction, extract_part, extra
 from include.load import personal
 from include.load.publish import load_batch
 from include.orchestrate import parameters
-from include.orchestrate.assets import source_asset, tell_updated, warehouse_asset
+from include.orchestrate.assets import source_asset, tell_read, tell_updated, warehouse_asset
 from include.orchestrate.failing import plainly, sentence
 from include.postgres.sessions import KEEPALIVE, Connection, lock_holders, pin, relation_text
 from include.sources import TableSpec, load_tables
@@ -179,7 +179,7 @@ def load(table: str, batch: dict[str, Any] | Sequence[dict[str, Any]]) -> dict[s
         changed = result.rows_inserted + result.rows_updated + result.rows_deleted
         extra = {"rows": changed, "watermark": result.mark and to_text(result.mark)}
         context, asset = get_current_context(), warehouse_asset(spec.raw_schema, spec.table)
-        context["ti"].task.inlets = [source_asset(spec)]
+        tell_read(context, map(source_asset, [spec]))
         tell_updated(context, asset, extra if changed else None)
         return result.to_json()
 

@@ -24,12 +24,12 @@ def rows_of(spec: TableSpec, columns: tuple[Column, ...], where: sql.Composable 
         identifiers([column.name for column in columns]),
         sql.SQL(", ").join(_extracted(spec, column.name) for column in columns),
         sql.Identifier(spec.schema_name, spec.identifier),
-        condition(spec),
+        _condition(spec),
         where,
     )
 
 
-def condition(spec: TableSpec) -> sql.Composable:
+def _condition(spec: TableSpec) -> sql.Composable:
     """Which rows of the source table count. A comment at its end ends with its line."""
     return sql.SQL("({}\n)").format(sql.SQL(spec.where)) if spec.where else sql.SQL("true")
 

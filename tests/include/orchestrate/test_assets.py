@@ -19,7 +19,7 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 from include.connecting import profile_variables, written_parameters
 from include.dbt import project as dbt_project
 from include.dbt import runner as dbt_runner
-from include.orchestrate import dbt_tasks, tasks
+from include.orchestrate import assets, dbt_tasks, tasks
 from include.orchestrate.assets import tell_updated, warehouse_asset
 from include.orchestrate.dbt_tasks import DbtFreshness, _change
 from tests.conftest import Postgres
@@ -83,6 +83,18 @@ def test_what_a_task_makes_is_its_asset(dag: DAG) -> None:
 def test_what_a_node_reads_is_its_input_in_openlineage(written: Path) -> None:
     read = dbt_tasks._read_by(dbt_project.load_manifest({}), "model.elt.fct")
     assert sorted(asset.name for asset in read) == ["analytics.numbers", "analytics.stg"]
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_inputs_are_told_where_the_provider_is_and_cost_nothing_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, is_installed: bool
+) -> None:
+    monkeypatch.setattr(assets, "find_spec", lambda name: is_installed and name == "airflow.providers.openlineage")
+    task, made = SimpleNamespace(inlets=[]), []
+    read = (made.append(name) or warehouse_asset("staging", name) for name in ("a", "b"))
+    assets.tell_read({"ti": SimpleNamespace(task=task)}, read)
+    assert [asset.name for asset in task.inlets] == (["staging.a", "staging.b"] if is_installed else [])
+    assert made == (["a", "b"] if is_installed else [])
 
 
 def test_the_process_of_one_task_asks_no_server_about_it(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
