@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -51,10 +51,10 @@ def rendered() -> DAG:
     return dag
 
 
-def selected(unique_id: str) -> list[str]:
-    """What dbt selects for the task of a node."""
+def selected(only: str | Set[str]) -> list[str]:
+    """What dbt selects for the task of a node, or for those of several in one invocation."""
     command = ["list", "--output", "json", "--output-keys", "unique_id"]
     with TemporaryDirectory() as folder:
-        done = dbt_runner.invoke(command, folder, dbt_project.load_manifest({}), unique_id, options=dbt_runner.SILENT)
+        done = dbt_runner.invoke(command, folder, dbt_project.load_manifest({}), only, options=dbt_runner.SILENT)
     assert done.success, done.exception
     return [json.loads(line)["unique_id"] for line in done.result]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -39,6 +39,7 @@ from tests.conftest import Postgres
 from tests.include.conftest import Pipeline, between
 from tests.include.databases import Database
 from tests.include.shapes import SHAPES
+from tests.projects import write as write_project
 
 SHAPE = """
 create schema billing;
@@ -73,8 +74,11 @@ def billing(pipeline: Pipeline) -> Pipeline:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A checkout with this project's dbt folder."""
-    shutil.copytree(ROOT / "dbt", tmp_path / "dbt", ignore=shutil.ignore_patterns("target", "logs"))
+    """A checkout whose dbt project has nothing of its own yet."""
+    project = {"name": "elt", "profile": "elt", "models": {"elt": {"staging": {"+schema": "staging"}}}}
+    schema = "{% macro generate_schema_name(name, node) %}{{ name or target.schema }}{% endmacro %}"
+    (tmp_path / "dbt").mkdir()
+    write_project(tmp_path / "dbt", {"dbt_project.yml": json.dumps(project), "macros/schema.sql": schema})
     return tmp_path
 
 

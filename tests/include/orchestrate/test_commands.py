@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,6 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from include import onboard
-from include.local.environment import ROOT
 from include.operate.plan import Plan
 from include.orchestrate import commands, maintenance, tasks
 from include.sources import Tables
@@ -21,6 +19,7 @@ from include.state import ledger
 from include.state.messages import to_text
 from include.state.watermark import BEGINNING
 from tests.include.conftest import Pipeline
+from tests.projects import write as write_project
 
 KEY = "watermark__shop__orders"
 
@@ -207,7 +206,8 @@ def test_onboarding_shows_first_and_then_writes(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shutil.copytree(ROOT / "dbt", tmp_path / "dbt", ignore=shutil.ignore_patterns("target", "logs"))
+    (tmp_path / "dbt").mkdir()
+    write_project(tmp_path / "dbt", {})
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     monkeypatch.setattr(commands, "PROJECT_DIR", tmp_path / "dbt")
     monkeypatch.setattr(onboard, "in_a_copy", lambda _: lambda _: None)  # takes ten seconds, and has a test of its own
