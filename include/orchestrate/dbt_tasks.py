@@ -248,7 +248,16 @@ def _fail(result: dbtRunnerResult, results: Sequence[Any]) -> NoReturn:
     problems += [f"{each.node.name}: {each.message}" for each in results]
     # dbt wrote what it compiled to a folder that is gone: it is what the tab Rendered Templates shows.
     message = "; ".join(re.sub(r"\s*compiled code at \S+", "", problem) for problem in problems)
+    if "permission denied for database" in message:
+        message += MAKES_NO_SCHEMA
     raise (AirflowException if may_pass() else AirflowFailException)(message)
+
+
+MAKES_NO_SCHEMA = (
+    "; dbt's role may make no schema, and PostgreSQL refuses `create schema if not exists` even of one that is there: "
+    "take the statement out of the hook, have the warehouse's administrator make the schema (docs/dbt.md, Schemas), "
+    "then clear this task"
+)
 
 
 class DbtHooks(BaseOperator):

@@ -390,6 +390,15 @@ def test_events_that_nobody_sees_are_not_written(
     assert 'drop table if exists "' in capsys.readouterr().out
 
 
+def test_a_hook_that_makes_a_schema_says_that_dbts_role_may_not(
+    project: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooks = ["set role pg_monitor", "create schema if not exists public"]
+    (project / "models/place.sql").write_text(f"{{{{ config(pre_hook={hooks}) }}}} select 1 as id")
+    with pytest.raises(AirflowException, match="take the statement out of the hook, have the warehouse's admin"):
+        dbt_tasks.DbtRun.conclude(object(), attempt(postgres.database(), monkeypatch))  # type: ignore[arg-type]
+
+
 def ends(result: dbtRunnerResult) -> type[AirflowException]:
     """How the task ends: failed for good, or to be tried again."""
     with pytest.raises(AirflowException) as raised:
