@@ -37,6 +37,9 @@ FOREIGN = ("AIRFLOW_", "DBT_", "ELT_", "PG", "PYTHONPATH")
 
 POLL_SECONDS = 0.2
 
+READY = "Airflow is at "
+"""How the line begins that `make ui` prints once its services are healthy."""
+
 
 @dataclass(frozen=True)
 class Project:
@@ -86,7 +89,7 @@ class Project:
                 command, env=self.variables, cwd=self.tree, stdout=subprocess.PIPE, stderr=output, text=True
             )
             try:
-                if not (child.stdout and child.stdout.readline()):  # the one line that says where the UI is
+                if not (child.stdout and any(line.startswith(READY) for line in child.stdout)):
                     output.seek(0)
                     raise BenchError(f"Airflow did not start: {output.read()}")
                 url = f"http://{HOST}:{self.variables['UI_PORT']}"
