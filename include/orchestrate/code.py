@@ -18,14 +18,14 @@ Stamp = tuple[int, int]
 
 def stamps(folder: Path) -> dict[str, Stamp]:
     """Of each source file below `folder`, time of change and size."""
-    found = {}
+    found, above = {}, f"{folder.parent}{os.sep}"
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name != "__pycache__"]
         for name in names:
             if name.endswith((".py", ".sql")):
                 path = os.path.join(place, name)
                 status = os.stat(path)
-                found[os.path.relpath(path, folder.parent)] = (status.st_mtime_ns, status.st_size)
+                found[path.removeprefix(above)] = (status.st_mtime_ns, status.st_size)
     return found
 
 
