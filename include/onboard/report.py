@@ -14,6 +14,9 @@ from include.onboard.write import Written
 SHOWN = 8
 """So many tables are told of on the screen; the file has all."""
 
+COSTLY, COSTLY_BYTES = 5, 100_000_000
+"""So many of the largest tables are named with what would spare reading them, if they are as large as that."""
+
 
 def details(choice: Choice, made: Written, gone: Sequence[str], root: Path) -> str:
     """Everything, one table after another."""
@@ -54,6 +57,13 @@ def summary(choice: Choice, made: Written, gone: Sequence[str], reader: Reader) 
             f"{reader.why}: it is not changed; the grants are for {reader.name}, a role that only reads: run them, and "
             "name it in the connection"
         )
+    if costly := [table for table in sorted(tables, key=lambda table: -table.bytes) if table.bytes >= COSTLY_BYTES][
+        :COSTLY
+    ]:
+        lines.append("every run scans most of:")
+        lines += [
+            f"  {table.schema}.{table.identifier}, {table.bytes / 1e6:,.0f} MB: {_spared_by(table)}" for table in costly
+        ]
     unread = [table for table in tables if not table.is_readable]
     if unread:
         lines.append(f"{len(unread)} may not be read yet: run the grants on the source before the first run")
@@ -69,6 +79,20 @@ def summary(choice: Choice, made: Written, gone: Sequence[str], reader: Reader) 
     changed = [f"{name}: {text}" for name, texts in made.said.items() for text in texts]
     lines += changed[:SHOWN] + ([f"and {len(changed) - SHOWN} more changes"] if len(changed) > SHOWN else [])
     return "\n".join(lines)
+
+
+def _spared_by(table: Table) -> str:
+    """What would have a run read less of a table."""
+    if not table.key:
+        return "give it a primary key, then onboard again"
+    if table.filled_elsewhere:
+        return "it is filled elsewhere: a DAG of its own may load it less often (docs/parts.md)"
+    if table.cursor is None and table.has_zoneless_stamp:
+        return "CURSOR_ZONE=UTC, if its stamps without time zone are that"
+    if table.cursor is None:
+        return "give it a column `updated_at timestamptz` that a trigger keeps, and an index on it; then onboard again"
+    index = "" if table.cursor.name in table.indexed else f", and an index on {table.cursor.name}"
+    return f"`deletes: ignore` in its entry, if no row is ever deleted{index}"
 
 
 def _how(table: Table) -> str:

@@ -72,6 +72,7 @@ class Table:
 
     Attributes:
         name: Its name in dbt, in raw and in task ids.
+        bytes: What it takes on the source's disk, partitions and children included.
         filled_elsewhere: Why the catalog does not prove that a cursor shows every change of it.
         zone: The time zone of stamps that have none; None where nobody said it.
     """
@@ -92,7 +93,7 @@ class Table:
     is_subscribed: bool
     may_use_schema: bool
     hides_rows: bool
-    reltuples: float
+    bytes: int
     name: str = ""
     filled_elsewhere: str | None = None
     zone: str | None = None

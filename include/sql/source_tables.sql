@@ -5,7 +5,6 @@ with recursive relations as materialized (
         pg_class.oid,
         pg_class.relkind,
         pg_class.relispartition,
-        pg_class.reltuples,
         pg_namespace.nspname as schema,
         pg_class.relname as identifier,
         obj_description(pg_class.oid, 'pg_class') as comment,
@@ -29,6 +28,28 @@ with recursive relations as materialized (
         pg_class.relkind in ('r', 'p', 'v', 'm', 'f')
         and pg_class.relpersistence <> 't'
         and pg_namespace.nspname not in ('pg_catalog', 'information_schema', 'pg_toast')
+),
+
+-- Each with the partitions and children whose rows are its own, however deep.
+families as (
+    select
+        relations.oid,
+        relations.oid as member
+    from relations
+    union all
+    select
+        families.oid,
+        pg_inherits.inhrelid
+    from families
+    inner join pg_inherits on families.member = pg_inherits.inhparent
+),
+
+sizes as (
+    select
+        families.oid,
+        coalesce(sum(pg_table_size(families.member)), 0) as bytes
+    from families
+    group by families.oid
 ),
 
 -- Each type with what it is made of: a domain's base type, however deep.
@@ -189,12 +210,14 @@ columns as (
 select
     to_jsonb(relations) - 'oid' - 'relispartition' || jsonb_build_object(
         'is_partition', relations.relispartition,
+        'bytes', sizes.bytes,
         'columns', coalesce(columns.columns, '[]'),
         'key', coalesce(key_columns.key, '[]'),
         'indexed', coalesce(indexed.indexed, '[]'),
         'foreign_keys', coalesce(foreign_keys.foreign_keys, '[]')
     ) as facts
 from relations
+inner join sizes on relations.oid = sizes.oid
 left join columns on relations.oid = columns.oid
 left join key_columns on relations.oid = key_columns.oid
 left join indexed on relations.oid = indexed.oid

@@ -25,7 +25,7 @@ from include.connecting import profile_variables, written_parameters
 from include.errors import ConfigError, TerminalError
 from include.extract.horizon import read_horizon
 from include.local.environment import ROOT
-from include.onboard import Found, look, shape
+from include.onboard import Found, look, report, shape
 from include.onboard.choose import Asked
 from include.onboard.names import slug
 from include.onboard.shape import Table
@@ -275,6 +275,41 @@ def test_the_grants_are_what_the_role_needs(billing: Pipeline, root: Path, postg
     )
     assert defaults[0] and "dbt_only=r/" in defaults[1][0]
     billing.warehouse.execute("drop owned by dbt_only; drop role dbt_only")
+
+
+def test_the_largest_tables_are_named_with_what_would_spare_reading_them(
+    billing: Pipeline, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = "at timestamptz, note text default repeat('x', 800)"
+    for table, columns, rows in (
+        ("keyed", f"id int primary key, updated_at timestamptz default now(), {wide}", 5000),
+        ("whole (n", f"id int primary key, {wide}", 4000),
+        ("zoneless", f"id int primary key, changed_at timestamp, {wide}", 3000),
+        ("keyless", f"id int, {wide}", 2000),
+    ):
+        place = sql.Identifier(table).as_string()
+        billing.app.execute(f"create table {place} ({columns})".encode())
+        billing.app.execute(f"insert into {place} (id) select generate_series(1, {rows})".encode())
+    billing.app.execute(
+        "create table parted (id int primary key, n text default repeat('x', 800)) partition by hash (id)"
+    )
+    for number in range(2):
+        of = f"for values with (modulus 2, remainder {number})"
+        billing.app.execute(f"create table parted_{number} partition of parted {of}".encode())
+    billing.app.execute("insert into parted (id) select generate_series(1, 1000)")
+    assert "scans most" not in everything(billing, root).summary, "a person may read all of this"
+    monkeypatch.setattr(report, "COSTLY_BYTES", 500_000)
+    said = everything(billing, root).summary.splitlines()
+    begin = said.index("every run scans most of:") + 1
+    assert [re.sub(r"[\d.,]+ MB", "MB", line) for line in said[begin : begin + 5]] == [
+        "  public.keyed, MB: `deletes: ignore` in its entry, if no row is ever deleted, and an index on updated_at",
+        "  public.whole (n, MB: give it a column `updated_at timestamptz` that a trigger keeps, and an index on it; "
+        "then onboard again",
+        "  public.zoneless, MB: CURSOR_ZONE=UTC, if its stamps without time zone are that",
+        "  public.keyless, MB: give it a primary key, then onboard again",
+        "  public.parted, MB: give it a column `updated_at timestamptz` that a trigger keeps, and an index on it; then "
+        "onboard again",
+    ]
 
 
 @pytest.mark.parametrize(
