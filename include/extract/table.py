@@ -302,7 +302,7 @@ def _refuse_key_twice(source: Connection, warehouse: Connection, spec: TableSpec
     if twice:
         raise TerminalError(
             f"{spec.name}: key {list(spec.key)} is not unique (several rows have {twice[0]}); "
-            "declare the columns that are"
+            "declare the columns that are, or leave one of those rows in the source"
         )
 
 

@@ -231,7 +231,7 @@ def of_source(source: Source) -> Iterator[Finding]:
             "held",
             f"source {source.name}",
             f"{holder(one)} is in a transaction that holds the watermark back; rows still land.",
-            "Have it committed or rolled back.",
+            f"Have it committed or rolled back, or end it on the source: {one.ending}",
         )
 
 

@@ -65,6 +65,17 @@ HOOKS = {"on-run-start": "on_run_start", ON_RUN_END: "on_run_end"}
 built_by: dict[str, Set[str]] = {}
 """dbt's unique ids of what each DAG of this process builds and tests."""
 
+LACKS = {
+    "permission denied for database": (
+        "; dbt's role may make no schema, and PostgreSQL refuses `create schema if not exists` even of one that is "
+        "there: take the statement out of the hook, have the warehouse's administrator make the schema (docs/dbt.md, "
+        "Schemas), then clear this task"
+    ),
+    "permission denied for": "; grant that to dbt's role in the warehouse, as its administrator, then clear this task",
+    "must be owner of": "; make dbt's role its owner in the warehouse, as its administrator, then clear this task",
+}
+"""What PostgreSQL says of a right that dbt's role lacks, and what to do."""
+
 OUTCOME = "dbt_outcome"
 """XCom of a dbt task, where the project has hooks at a run's end: what they are told of the node."""
 
@@ -248,16 +259,8 @@ def _fail(result: dbtRunnerResult, results: Sequence[Any]) -> NoReturn:
     problems += [f"{each.node.name}: {each.message}" for each in results]
     # dbt wrote what it compiled to a folder that is gone: it is what the tab Rendered Templates shows.
     message = "; ".join(re.sub(r"\s*compiled code at \S+", "", problem) for problem in problems)
-    if "permission denied for database" in message:
-        message += MAKES_NO_SCHEMA
+    message += next((remedy for said, remedy in LACKS.items() if said in message), "")
     raise (AirflowException if may_pass() else AirflowFailException)(message)
-
-
-MAKES_NO_SCHEMA = (
-    "; dbt's role may make no schema, and PostgreSQL refuses `create schema if not exists` even of one that is there: "
-    "take the statement out of the hook, have the warehouse's administrator make the schema (docs/dbt.md, Schemas), "
-    "then clear this task"
-)
 
 
 class DbtHooks(BaseOperator):

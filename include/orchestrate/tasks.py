@@ -106,16 +106,25 @@ def extract_range(part: dict[str, Any]) -> dict[str, Any]:
         no_retry_for_terminal_errors(),
         session(WAREHOUSE) as warehouse,
         session(spec.source, read_only=True) as source,
-        _naming_lock_holders(spec, warehouse, source),
+        _naming_what_is_in_the_way(spec, warehouse, source),
     ):
         return extract_part(source, warehouse, spec, range_).to_json()
 
 
 @contextmanager
-def _naming_lock_holders(spec: TableSpec, warehouse: Connection, source: Connection | None = None) -> Iterator[None]:
-    """Say of a lock that was not to be had which table it guards, and who has it."""
+def _naming_what_is_in_the_way(
+    spec: TableSpec, warehouse: Connection, source: Connection | None = None
+) -> Iterator[None]:
+    """Say of a lock that was not to be had which table it guards, and who has it; of a policy, for whom to lift it."""
     try:
         yield
+    except psycopg.errors.InsufficientPrivilege as error:
+        if not source or "row-level security" not in str(error):
+            raise
+        raise TerminalError(
+            f"{spec.name}: {error.diag.message_primary}; "
+            f'run on the source: alter role "{source.info.user}" bypassrls'
+        ) from error
     except psycopg.errors.LockNotAvailable as error:
         places = {WAREHOUSE: (warehouse, spec.raw_schema, spec.table, False)}
         if source:
@@ -141,7 +150,7 @@ def _extraction(table: str, horizon: dict[str, Any] | None) -> Iterator[tuple[Co
         no_retry_for_terminal_errors(),
         session(WAREHOUSE) as warehouse,
         session(spec.source, read_only=True) as source,
-        _naming_lock_holders(spec, warehouse, source),
+        _naming_what_is_in_the_way(spec, warehouse, source),
     ):
         ledger.ensure(warehouse, spec.raw_schema)
         if sys.argv[1:3] == ["dags", "test"]:
@@ -172,7 +181,7 @@ def load(table: str, batch: dict[str, Any] | Sequence[dict[str, Any]]) -> dict[s
     with (
         no_retry_for_terminal_errors(),
         session(WAREHOUSE) as warehouse,
-        _naming_lock_holders(spec, warehouse),
+        _naming_what_is_in_the_way(spec, warehouse),
     ):
         result = load_batch(warehouse, spec, *parts)
         _publish_watermark(warehouse, spec, result, parts[0].watermark_before)

@@ -97,7 +97,9 @@ def source_columns(connection: Connection, spec: TableSpec) -> tuple[Column, ...
     types = {column.name: column.type for column in columns}
     for name in (*spec.key, *([spec.cursor] if spec.cursor else []), *spec.columns):
         if name not in types:
-            raise ConfigError(f"{spec.name}: column {name!r} does not exist; it has {', '.join(types)}")
+            raise ConfigError(
+                f"{spec.name}: column {name!r} does not exist; it has {', '.join(types)}: correct its entry"
+            )
     if spec.salted:
         _require_salt(connection, spec)
     if spec.cursor:

@@ -35,7 +35,8 @@ found as (
         usename as role,
         application_name,
         state,
-        concat('pid ', pid) as holder
+        concat('pid ', pid) as holder,
+        concat('select pg_terminate_backend(', pid, ')') as ending
     from sessions
     where began_at < statement_timestamp() or is_undated
     union all
@@ -44,13 +45,15 @@ found as (
         owner as role,
         null as application_name,
         'prepared, waits for commit prepared or rollback prepared' as state,
-        concat('prepared transaction ', quote_literal(gid)) as holder
+        concat('prepared transaction ', quote_literal(gid)) as holder,
+        concat('commit prepared ', quote_literal(gid), ' or rollback prepared ', quote_literal(gid)) as ending
     from pg_prepared_xacts
     where database = current_database()
 )
 
 select
     holder,
+    ending,
     role,
     application_name,
     state,

@@ -2,94 +2,16 @@
 
 from __future__ import annotations
 
-import html
 import re
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
-from urllib.parse import unquote
 
-import psycopg
 import pytest
 
-from include.compose.airflow_api import DIRECTLY, Airflow
 from tests.conftest import Checkout
 from tests.e2e.conftest import end_of_runs, served, spoil_orders
+from tests.e2e.person import DAG_ID, Person
 
-DAG_ID = "elt_pipeline"
 VARIABLE = "watermark__shop__customers"
-
-
-@dataclass(frozen=True)
-class Said:
-    """One thing that the page names: what, what is wrong with it, what to do, and where its task is."""
-
-    kind: str
-    about: str
-    text: str
-    remedy: str
-    task: tuple[str, ...]
-
-    def between(self, start: str, end: str = "") -> str:
-        """What the sentence says to run."""
-        return self.text.partition(start)[2].partition(end)[0] if end else self.text.partition(start)[2]
-
-
-@dataclass(frozen=True)
-class Person:
-    """Whoever looks at the page and does what it says."""
-
-    airflow: Airflow
-    checkout: Checkout
-
-    def reads(self) -> tuple[str, dict[str, Said]]:
-        """The verdict, and what it names by what that is about."""
-        self.airflow.call("GET", "/version")  # has it log in
-        token = {"Authorization": f"Bearer {self.airflow._token}"}
-        with DIRECTLY.open(urllib.request.Request(f"{self.airflow.url}/pipeline-health/", headers=token)) as answer:
-            page = html.unescape(answer.read().decode())
-        [sentence] = re.findall(r'role="status">(.*?)</p>', page)
-        found = {}
-        for item in re.findall(r"<li>(.*?)</li>", page, re.DOTALL):
-            kind, about = re.findall(r'<span class="badge \w+">([^<]+)</span> <strong>([^<]+)</strong>', item)[0]
-            text = "".join(re.findall(r'<div class="said">(.*?)</div>', item, re.DOTALL))
-            remedy = "".join(re.findall(r"<div>(.*?)</div>", item, re.DOTALL))
-            place = re.findall(r"/dags/([^/]+)/runs/([^/]+)/tasks/([^/\"]+)", item)
-            found[about] = Said(kind, about, text, remedy, tuple(map(unquote, place[0])) if place else ())
-        return sentence, found
-
-    def finds_all_well(self) -> None:
-        sentence, found = self.reads()
-        assert sentence.startswith("All is well: 4 tables, "), found
-
-    def clears(self, *named: Said) -> None:
-        """Clears the tasks of a run with Downstream, all at once, and waits for what runs again."""
-        [(dag_id, run_id)] = {one.task[:2] for one in named}
-        chosen = {"dag_run_id": run_id, "task_ids": [one.task[2] for one in named], "include_downstream": True}
-        body = {**chosen, "dry_run": False, "only_failed": False}
-        self.airflow.call("POST", f"/dags/{dag_id}/clearTaskInstances", body)
-        self.waits_for(dag_id)
-
-    def triggers(self, dag_id: str = DAG_ID) -> None:
-        self.airflow.trigger(dag_id)
-        self.waits_for(dag_id)
-
-    def waits_for(self, *dag_ids: str) -> None:
-        """Until these have ended, and the report that a run of the pipeline asks for."""
-        for dag_id in (*dag_ids, "sales_report"):
-            end_of_runs(self.airflow, dag_id)
-
-    def types(self, command: str, **variables: str) -> None:
-        port = self.airflow.url.rpartition(":")[2]
-        done = self.checkout.run("exec", *command.split(), AIRFLOW__API__PORT=port, **variables)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    def administers(self, database: str, statement: str) -> None:
-        """Runs a statement as the server's superuser."""
-        port = int((self.checkout.here.state / "postgres.port").read_text())
-        with psycopg.connect(self.checkout.here.server(port).superuser_dsn(database), autocommit=True) as connection:
-            assert statement
-            connection.execute(statement)
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +44,35 @@ def test_four_tables_that_cannot_be_read_each_for_a_reason_of_its_own(person: Pe
     person.administers("shop", orders.between("run on the source: "))
     person.administers("warehouse", items.between("run in the warehouse: ", ", then clear"))
     person.administers("warehouse", products.between("run there: ", "; then clear"))
+    person.clears(customers, orders, products, items)
+    person.finds_all_well()
+
+
+def test_four_tables_whose_rows_or_place_are_not_what_they_were(person: Person) -> None:
+    person.administers("shop", "alter table customers rename to clients")
+    person.administers("shop", "alter table orders alter updated_at drop not null, disable trigger stamp_updated_at")
+    person.administers("shop", "update orders set updated_at = null where id = 5")
+    person.administers("shop", "alter table orders enable trigger stamp_updated_at")
+    person.administers("shop", "alter table order_items drop constraint order_items_pkey")
+    twins = "jsonb_populate_record(i, jsonb_build_object('id', 2000000, 'unit_price', 0, 'updated_at', now()))"
+    one = "order_items i cross join generate_series(1, 2) where i.id = 1"
+    person.administers("shop", f"insert into order_items select ({twins}).* from {one}")
+    person.administers("shop", "alter table products enable row level security")
+    person.triggers()
+    sentence, found = person.reads()
+    assert sentence == "4 things need you: 4 failed.", found
+    customers, orders, products, items = (
+        found[f"table shop.{name}"] for name in ("customers", "orders", "products", "order_items")
+    )
+    assert '"public"."customers" does not exist' in customers.text and "create it, or correct" in customers.text
+    person.administers("shop", "alter table clients rename to customers")
+    assert "NULL in cursor 'updated_at' would never be read; fill them" in orders.text
+    person.administers("shop", "update orders set updated_at = now() where updated_at is null")
+    assert "several rows have (2000000)" in items.text and "leave one of those rows in the source" in items.text
+    one = "select min(ctid) from order_items where id = 2000000"
+    person.administers("shop", f"delete from order_items where ctid = ({one})")
+    person.administers("shop", "alter table order_items add primary key (id)")
+    person.administers("shop", products.between("run on the source: "))
     person.clears(customers, orders, products, items)
     person.finds_all_well()
 
@@ -204,4 +155,63 @@ def test_a_backfill_of_a_dag_that_is_off(person: Person) -> None:
     assert found[DAG_ID].remedy == "Switch it on."
     person.airflow.call("PATCH", f"/dags/{DAG_ID}", {"is_paused": False})
     person.waits_for(DAG_ID)
+    person.finds_all_well()
+
+
+def test_what_runs_are_asked_for_and_cannot_do(person: Person) -> None:
+    day = {"window_start": "2026-01-01", "window_end": "2026-01-02"}
+    for asked, said in (
+        ({"dbt_select": "tag:nothing"}, "parameter dbt_select: 'tag:nothing' selects nothing; there are"),
+        ({"full_refresh": True, **day}, "ask for one of the two"),
+        ({"window_start": "2026-01-02", "window_end": "2026-01-01"}, "is not after window_start"),
+    ):
+        person.airflow.trigger(DAG_ID, asked)
+        person.waits_for(DAG_ID)
+        sentence, found = person.reads()
+        assert sentence == "1 thing needs you: 1 failed." and said in found["what the run was asked for"].text, found
+    person.airflow.trigger(DAG_ID, {"tables": ["shop.customers"]})
+    person.waits_for(DAG_ID)
+    person.finds_all_well()
+
+
+def test_roles_of_the_warehouse_that_lost_what_they_need(person: Person) -> None:
+    person.administers("warehouse", "alter role raw_loader nologin")
+    person.triggers()
+    sentence, found = person.reads()
+    assert sentence == "4 things need you: 4 failed.", found
+    said = (
+        "connection 'warehouse': connection failed: .* role \"raw_loader\" is not permitted .* have the server take it"
+    )
+    assert all(re.match(said, each.text) for each in found.values()), found
+    person.administers("warehouse", "alter role raw_loader login")
+    person.clears(*found.values())
+    person.finds_all_well()
+
+    person.administers("warehouse", "revoke select on raw_shop.customers from dbt_transformer")
+    person.administers("warehouse", "alter table marts.dim_products owner to postgres")
+    person.triggers()
+    sentence, found = person.reads()
+    assert sentence == "2 things need you: 2 failed.", found
+    assert "permission denied for table customers; grant that to dbt's role" in found["customers_snapshot"].text
+    assert "must be owner of table dim_products; make dbt's role its owner" in found["dim_products"].text
+    person.administers("warehouse", "grant select on raw_shop.customers to dbt_transformer")
+    person.administers("warehouse", "alter table marts.dim_products owner to dbt_transformer")
+    person.clears(*found.values())
+    person.finds_all_well()
+
+
+def test_rows_that_somebody_took_out_of_raw_and_a_transaction_that_nobody_ends(person: Person) -> None:
+    forgotten = person.checkout.source()
+    forgotten.execute("begin; update customers set name = name where id = 1")
+    person.administers("warehouse", "delete from raw_shop.customers where id between 5 and 9")
+    person.triggers("reconcile")
+    differs = person.reads()[1]["reconcile, shop.customers"]
+    assert "200 rows in the source, 195 in raw" in differs.text
+    assert differs.between("repair: ", ", or") == "make reconcile TABLE=shop.customers REPAIR=1"
+    person.types("python -m include.orchestrate.commands reconcile", TABLE="shop.customers", REPAIR="1")
+    person.clears(differs)
+    held = person.waits_to_read("source shop")
+    assert held.kind == "held" and "is in a transaction that holds the watermark back" in held.text
+    person.administers("shop", held.remedy.partition("end it on the source: ")[2])
+    forgotten.close()
     person.finds_all_well()

@@ -30,7 +30,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from include import retries
 from include.connecting import profile_variables, written_parameters
-from include.dbt.project import PROJECT_DIR, dbt_environment
+from include.dbt.project import PROFILE, PROJECT_DIR, dbt_environment
 from include.local.environment import ROOT
 from tests.conftest import Postgres
 
@@ -154,7 +154,7 @@ def test_a_certificate_of_another_host_is_refused(server: Server) -> None:
 def test_dbt_verifies_as_well(server: Server, tmp_path: Path) -> None:
     """dbt takes the options from the same connection."""
     command = [sys.executable, "-m", "dbt.cli.main", "debug", "--connection", "--project-dir", str(PROJECT_DIR)]
-    command += ["--profiles-dir", str(PROJECT_DIR), "--log-path", str(tmp_path)]
+    command += ["--profiles-dir", str(PROJECT_DIR), "--profile", PROFILE, "--log-path", str(tmp_path)]
 
     def debug(root: Path) -> subprocess.CompletedProcess[str]:
         environment = {**dbt_environment(), **profile_variables(written_parameters(server.uri(root)))}

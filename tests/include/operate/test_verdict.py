@@ -19,7 +19,14 @@ SPEC = TableSpec(source="shop", table="orders", identifier="orders", key=["id"],
 TABLES = [SPEC, *(SPEC.model_copy(update={"table": name}) for name in ("customers", "order_items", "products"))]
 LIMITS = Limits(timedelta(hours=36), timedelta(hours=72))
 LOADED = [SimpleNamespace(run_id="r")]
-CLERK = SimpleNamespace(holder="pid 7", role="clerk", application_name="till", state="active", since=NOW)
+CLERK = SimpleNamespace(
+    holder="pid 7",
+    ending="select pg_terminate_backend(7)",
+    role="clerk",
+    application_name="till",
+    state="active",
+    since=NOW,
+)
 
 
 def table(**facts: Any) -> list[Finding]:

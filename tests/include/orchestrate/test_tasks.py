@@ -181,12 +181,12 @@ def test_a_lock_that_is_not_to_be_had_is_named_with_its_table_and_holder(pipelin
             holder.execute(f"lock table {table} in access exclusive mode")
             who = rf"in (shop|warehouse), pid {holder.info.backend_pid}, postgres 'a migration', idle in transaction"
             with pytest.raises(TransientError, match=f"orders: .*lock timeout: {who}, since .* holds .* on {table}"):
-                with tasks._naming_lock_holders(spec, pipeline.warehouse, None if number else pipeline.source):
+                with tasks._naming_what_is_in_the_way(spec, pipeline.warehouse, None if number else pipeline.source):
                     pipeline.load(spec, batch) if number else pipeline.extract(spec)
     with psycopg.connect(pipeline.warehouse_dsn) as holder:
         ledger.lock(holder, spec.name)
         with pytest.raises(TransientError, match=f"pid {holder.info.backend_pid}, .* on the lock of shop.orders"):
-            with tasks._naming_lock_holders(spec, pipeline.warehouse):
+            with tasks._naming_what_is_in_the_way(spec, pipeline.warehouse):
                 pipeline.load(spec, batch)
     pipeline.load(spec, batch)
     pipeline.assert_equal()
