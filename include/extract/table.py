@@ -16,7 +16,7 @@ from include.extract.deletes import differing_buckets
 from include.extract.ranges import find_bounds, in_range
 from include.extract.stream import Copied, copy_format, stream
 from include.postgres.buckets import WHOLE, Buckets
-from include.postgres.catalog import Column, check_types, source_columns
+from include.postgres.catalog import Column, check_types, raw_columns, same_key, source_columns
 from include.postgres.server import Server, expect, is_durable, server_of
 from include.postgres.sessions import Connection, identifiers, lock_table, relation_text, snapshot
 from include.schema.drift import Drift, examine
@@ -199,7 +199,8 @@ def _stage_part(
             held = differing
             copied += copy(sql.SQL("{} and ({}) is not true").format(held.condition(identifiers(spec.key)), wanted))
     if spec.key:
-        _refuse_key_twice(source, warehouse, spec, staging)
+        is_compared = held is not None or (window.mode == "incremental" and spec.deletes == "soft")
+        _refuse_key_twice(source, warehouse, spec, staging, None if is_compared else rows_of(spec, columns))
     if window.mode == "incremental":
         _warn_of_future_cursors(warehouse, spec, staging, seen)
     staged = Staged(
@@ -289,21 +290,44 @@ def _refuse_null_cursors(
         )
 
 
-def _refuse_key_twice(source: Connection, warehouse: Connection, spec: TableSpec, staging: sql.Identifier) -> None:
-    """One of two rows with one key would be lost. Where the source's own index excludes it, nothing is looked at."""
+def _refuse_key_twice(
+    source: Connection, warehouse: Connection, spec: TableSpec, staging: sql.Identifier, rows: sql.Composable | None
+) -> None:
+    """One of two rows with one key would be lost. Where the source's own index excludes it, nothing is looked at.
+
+    Args:
+        rows: The source's rows, if some that are not staged may have the key of one that is: asked where a staged row
+            is to replace one of raw's, which it need not be a later version of.
+    """
     values = {"relation": relation_text(spec.schema_name, spec.identifier), "key": list(spec.key)}
     row = source.execute(statement("is_unique"), values).fetchone()
     if row and row[0]:
         return
-    query = sql.SQL("select row({key})::text from {staging} group by {key} having count(*) > 1 limit 1")
+    query = sql.SQL("select row({key})::text from {rows} as one group by {key} having count(*) > 1 limit 1")
     twice = None
     with suppress(UndefinedFunction), warehouse.transaction():  # no such key can be indexed, as the load will say
-        twice = warehouse.execute(query.format(key=identifiers(spec.key), staging=staging)).fetchone()
+        twice = warehouse.execute(query.format(key=identifiers(spec.key), rows=staging)).fetchone()
+        if not twice and rows is not None and _replaces(warehouse, spec, staging):
+            counted = sql.SQL("({})").format(rows)
+            twice = source.execute(query.format(key=identifiers(spec.key), rows=counted)).fetchone()
     if twice:
         raise TerminalError(
             f"{spec.name}: key {list(spec.key)} is not unique (several rows have {twice[0]}); "
             "declare the columns that are, or leave one of those rows in the source"
         )
+
+
+def _replaces(warehouse: Connection, spec: TableSpec, staging: sql.Identifier) -> bool:
+    """Whether a staged row has the key of a row of raw, and another cursor."""
+    if not raw_columns(warehouse, spec):
+        return False
+    query = sql.SQL(
+        "select exists (select from {} as new inner join {} as old on {} "
+        "where old.{cursor} is distinct from new.{cursor})"
+    )
+    raw, cursor = sql.Identifier(spec.raw_schema, spec.table), sql.Identifier(spec.cursor or "")
+    row = warehouse.execute(query.format(staging, raw, same_key(warehouse, spec), cursor=cursor)).fetchone()
+    return bool(row and row[0])
 
 
 def _create_staging(extraction_id: int, spec: TableSpec, columns: tuple[Column, ...]) -> sql.Composed:

@@ -222,6 +222,39 @@ def test_two_rows_of_one_key_are_refused_where_one_equals_raw(pipeline: Pipeline
         pipeline.run(pipeline.spec("t"))
 
 
+@pytest.mark.parametrize(
+    ("mode", "deletes"), [("incremental", "ignore"), ("incremental", "soft"), ("append", "ignore")]
+)
+def test_two_rows_of_one_key_are_refused_where_only_one_of_them_is_read(
+    pipeline: Pipeline, mode: str, deletes: str
+) -> None:
+    """The other has not moved since it was loaded: the one that is read looked like its next version."""
+    pipeline.app.execute("create table t (id bigint, day date, updated_at timestamptz, primary key (id, day))")
+    pipeline.app.execute("insert into t values (1, '2026-01-01', '2026-01-01'), (2, '2026-01-01', '2026-01-01')")
+    spec = pipeline.spec("t", mode=mode, deletes=deletes)
+    pipeline.run(spec)
+    pipeline.app.execute("insert into t values (3, '2026-01-02', now())")
+    pipeline.run(spec)
+    pipeline.app.execute("insert into t values (1, '2026-01-02', now())")
+    with pytest.raises(TerminalError, match=r"key \['id'\] is not unique \(several rows have \(1\)\)"):
+        pipeline.run(spec)
+    assert pipeline.raw("select day::text from raw_shop.t where id = 1") == [("2026-01-01",)]
+    pipeline.app.execute("delete from t where id = 1 and day = '2026-01-01'")
+    if mode == "incremental":
+        assert pipeline.run(spec).rows_updated == 1
+
+
+def test_a_backfill_refuses_two_rows_of_one_key_of_which_it_reads_one(pipeline: Pipeline) -> None:
+    pipeline.app.execute("create table t (id bigint, updated_at timestamptz)")
+    pipeline.app.execute("insert into t values (1, '2026-01-01')")
+    window = Window("window", datetime(2026, 2, 1, tzinfo=UTC), None, None)
+    pipeline.load(pipeline.spec("t"), pipeline.extract(pipeline.spec("t"), window=window))  # raw has no table yet
+    pipeline.run(pipeline.spec("t"))
+    pipeline.app.execute("insert into t values (1, '2026-02-02')")
+    with pytest.raises(TerminalError, match="is not unique"):
+        pipeline.extract(pipeline.spec("t"), window=window)
+
+
 def test_a_raw_table_without_its_key_stops_the_load(pipeline: Pipeline) -> None:
     pipeline.run(pipeline.spec())
     batch = pipeline.extract(pipeline.spec())
