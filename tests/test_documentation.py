@@ -10,6 +10,7 @@ import yaml
 from dbt.node_types import NodeType
 
 from include.local.environment import ROOT
+from include.operate import verdict
 
 DOCUMENTS = "\n".join(path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
 WORDS = set(re.findall(r"[\w-]+", DOCUMENTS))
@@ -62,6 +63,11 @@ def test_each_line_of_that_list_is_held_by_a_test() -> None:
 
 
 # sample shop: ends
+def test_each_thing_that_the_page_names_is_explained() -> None:
+    page = (ROOT / "docs" / "health.md").read_text()
+    assert re.findall(r"^\| ([^|]+) \|", page, re.MULTILINE)[1:] == list(verdict.KINDS)
+
+
 @pytest.mark.parametrize("target", make_targets())
 def test_every_make_target_is_documented(target: str) -> None:
     assert re.search(rf"make (?:[\w-]+ )*{target}\b", DOCUMENTS), f"write down what `make {target}` is for"

@@ -16,6 +16,8 @@ FOLDER = ROOT / "docs" / "pictures"
 IN_README = 960
 """Pixels: about the width at which a repository's front page shows a picture."""
 
+PAGES = {"health": "", "table": "tables/shop.orders"}
+
 PAST = """
     insert into _elt.load_ledger overriding system value
     select (jsonb_populate_record(load, jsonb_build_object(
@@ -43,6 +45,6 @@ def red(checkout: Checkout, airflow: Airflow) -> None:
 def test_draw(enter: Callable[..., Person], width: int, scheme: str) -> None:
     FOLDER.mkdir(exist_ok=True)
     person = enter("admin", width, color_scheme=scheme)
-    for name, path in {"health": "", "table": "tables/shop.orders"}.items():
+    for name, path in PAGES.items() if width == IN_README else [("health", "")]:
         person.page.goto(f"{person.airflow.url}/pipeline-health/{path}")
         person.page.screenshot(path=FOLDER / f"{name}-{scheme}-{width}.png", full_page=width != IN_README)
