@@ -536,6 +536,7 @@ create table billing."on" (id int primary key, "group" text references billing."
 create table billing.a_b (id int primary key, c int references billing.category);
 create table billing.a (id int primary key, b_c int references billing.category);
 create table billing."Audit_Log" (id int primary key);
+create table billing.quotes (id int primary key, "mo""od" billing.mood, "of""it" int references billing.category);
 create table billing.abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyzabcdefghij (
     id int primary key, abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyzabcdefghijk int references billing.category
 );
@@ -551,6 +552,7 @@ insert into billing.category values (1, 'a', 'b', 1, true, 'c', now());
 insert into billing.no values (1, 5);
 insert into billing."Null" values (1, 5);
 insert into billing."on" values (1, 'anna');
+insert into billing.quotes values (1, 'calm', 1);
 """
 
 
@@ -839,10 +841,11 @@ def numbers() -> list[int]:
 def test_a_database_that_nobody_designed(pipeline: Pipeline, root: Path, seed: int) -> None:
     """No edit: onboard, run, the application's next day, run; raw is the source and staging is raw, byte for byte."""
     size = int(os.environ.get("TABLES_OF_DATABASE", "10"))
+    pipeline.app.execute("drop table orders")  # a name that a made table may have
     database = Database(pipeline.app, seed, size)
     done = everything(pipeline, root, zone="UTC")
     assert set(done.choice.left_out) == {"hr.parts_1", "hr.parts_rest", "hr.dogs", "hr.seen"}
-    assert len(done.choice.tables) == size + 4
+    assert len(done.choice.tables) == size + 3
     build(pipeline, root)
     assert_loaded(pipeline, root)
     again = everything(pipeline, root, zone="UTC")
