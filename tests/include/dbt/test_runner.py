@@ -275,6 +275,24 @@ def test_packages_are_installed_followed_and_gone_when_they_are_removed(
         assert warehouse.execute("select to_regclass('hooked')").fetchone() == (None,)
 
 
+def test_the_target_is_called_as_the_profile_says(
+    project: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "models/place.sql").write_text("select '{{ target.name }}' as name")
+    profiles = project / "profiles.yml"
+    profiles.write_text(profiles.read_text().replace("  target: warehouse\n", "  target: prod\n"))
+    with pytest.raises(ConfigError, match="profiles.yml: the target 'prod' is none of its outputs"):
+        dbt_project.target_name(dbt_project.PROJECT_DIR)
+    profiles.write_text(profiles.read_text().replace("    warehouse:\n", "    prod:\n"))
+    dsn = postgres.database()
+    build(dsn, monkeypatch)
+    with psycopg.connect(dsn) as warehouse:
+        assert warehouse.execute("select name from analytics.place").fetchone() == ("prod",)
+    profiles.unlink()
+    with pytest.raises(ConfigError, match="has no profile 'elt'"):
+        dbt_project.target_name(dbt_project.PROJECT_DIR)
+
+
 def test_options_of_another_project_in_the_shell_change_nothing(
     project: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
