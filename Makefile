@@ -121,8 +121,10 @@ down: ## stop and remove the containers; the data stays in its volumes (VOLUMES=
 
 ## dbt alone
 .PHONY: dbt-run dbt-test docs
-DBT_PROJECT = --project-dir dbt --profiles-dir dbt --profile elt --target $(shell sed -n 's/^  target: //p' dbt/profiles.yml)
-DBT_FLAGS = $(DBT_PROJECT) $(if $(SELECT),--select "$$SELECT") $(if $(VARS),--vars "$$VARS")
+# The target is the one that profiles.yml names, not one of another project.
+unexport DBT_TARGET DBT_ENGINE_TARGET
+DBT_PROJECT := --project-dir dbt --profiles-dir dbt --profile elt
+DBT_FLAGS := $(DBT_PROJECT) $(if $(SELECT),--select "$$SELECT") $(if $(VARS),--vars "$$VARS")
 dbt-run: setup ## build snapshots and models (SELECT= VARS= FULL_REFRESH=1)
 	@$(LOCAL) exec dbt build --exclude-resource-type test --exclude-resource-type unit_test $(DBT_FLAGS) $(if $(FULL_REFRESH),--full-refresh)
 

@@ -25,6 +25,7 @@ from include.compose.airflow_api import Airflow
 from include.local import metadata
 from include.local.environment import Installation
 from include.local.servers import HOST
+from include.local.ui import READY
 
 SETTINGS = {
     "AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY": "1",  # whoever needs a retry does not count, and should not wait for it
@@ -36,9 +37,6 @@ FOREIGN = ("AIRFLOW_", "DBT_", "ELT_", "PG", "PYTHONPATH")
 """How the names of variables begin that the person's own shell must not pass on."""
 
 POLL_SECONDS = 0.2
-
-READY = "Airflow is at "
-"""How the line begins that `make ui` prints once its services are healthy."""
 
 
 @dataclass(frozen=True)

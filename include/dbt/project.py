@@ -18,8 +18,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from include.dbt import graph as dbt_graph
 from include.errors import ConfigError
 from include.files import write_whole
@@ -57,25 +55,6 @@ class UnsetVariableError(ConfigError):
 def target_dir() -> Path:
     """Where dbt writes: `DBT_TARGET_PATH`, else `dbt/target`."""
     return Path(os.environ.get("DBT_TARGET_PATH") or PROJECT_DIR / "target")
-
-
-def target_name(folder: Path) -> str:
-    """The target, which models see as `target.name`: the one that `profiles.yml` names, whatever the shell says.
-
-    Args:
-        folder: The dbt project.
-
-    Raises:
-        ConfigError: it names none that there is.
-    """
-    path = folder / "profiles.yml"
-    try:
-        profile = yaml.safe_load(path.read_text(encoding="utf-8"))[PROFILE]
-        if profile["target"] in profile["outputs"]:
-            return profile["target"]
-    except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} has no profile {PROFILE!r} with `target:` and `outputs:` ({error!r})") from None
-    raise ConfigError(f"{path}: the target {profile['target']!r} is none of its outputs; name one of them")
 
 
 def graph_path() -> Path:

@@ -29,7 +29,7 @@ from dbt_common.context import get_invocation_context
 
 from include import patches
 from include.connecting import Parameters
-from include.dbt.project import PROFILE, PROFILE_VARIABLES, PROJECT_DIR, UNSET, target_name
+from include.dbt.project import PROFILE, PROFILE_VARIABLES, PROJECT_DIR, UNSET
 from include.errors import ConfigError
 from include.patches import dbt, dbt_hooks
 from include.patches.dbt import Invocation, Period, Run, current
@@ -72,7 +72,7 @@ def invoke(
     invocation = Invocation({only} if isinstance(only, str) else only, reached or {}, run, period)
     current[:] = [invocation]
     places = ["--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR), "--profile", PROFILE]
-    places += ["--target", target_name(PROJECT_DIR), "--log-path", folder, "--no-send-anonymous-usage-stats"]
+    places += ["--log-path", folder, "--no-send-anonymous-usage-stats"]
     if "--target-path" not in command and command[0] != "deps":
         places += ["--target-path", str(Path(folder) / "target")]
     try:

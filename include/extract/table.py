@@ -16,7 +16,7 @@ from include.extract.deletes import differing_buckets
 from include.extract.ranges import find_bounds, in_range
 from include.extract.stream import Copied, copy_format, stream
 from include.postgres.buckets import WHOLE, Buckets
-from include.postgres.catalog import Column, check_types, raw_columns, same_key, source_columns
+from include.postgres.catalog import Column, check_types, not_unique, raw_columns, same_key, source_columns
 from include.postgres.server import Server, expect, is_durable, server_of
 from include.postgres.sessions import Connection, identifiers, lock_table, relation_text, snapshot
 from include.schema.drift import Drift, examine
@@ -311,10 +311,7 @@ def _refuse_key_twice(
             counted = sql.SQL("({})").format(rows)
             twice = source.execute(query.format(key=identifiers(spec.key), rows=counted)).fetchone()
     if twice:
-        raise TerminalError(
-            f"{spec.name}: key {list(spec.key)} is not unique (several rows have {twice[0]}); "
-            "declare the columns that are, or leave one of those rows in the source"
-        )
+        raise not_unique(spec, f"several rows have {twice[0]}")
 
 
 def _replaces(warehouse: Connection, spec: TableSpec, staging: sql.Identifier) -> bool:

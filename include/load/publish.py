@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from include.errors import DriftError, TerminalError
 from include.load import personal
 from include.load.merge import SMALL_SHARE, Counts, Load, refuse_known_keys, replace_all, soft_delete, upsert
-from include.postgres.catalog import Column, columns_of, estimated_rows, owned, raw_columns
+from include.postgres.catalog import Column, columns_of, estimated_rows, not_unique, owned, raw_columns
 from include.postgres.sessions import Connection, identifiers, relation_text
 from include.schema.drift import Drift, add_column, change_type, compare, refuse_other_key, views_on
 from include.sources import TableSpec
@@ -276,9 +276,7 @@ def _readable_key_errors(spec: TableSpec) -> Iterator[None]:
         yield
     except (errors.UniqueViolation, errors.CardinalityViolation) as error:
         detail = error.diag.message_detail or error.diag.message_primary
-        raise TerminalError(
-            f"{spec.name}: key {list(spec.key)} is not unique ({detail}); declare the columns that are"
-        ) from error
+        raise not_unique(spec, detail or "") from error
     except errors.UndefinedObject as error:
         raise TerminalError(
             f"{spec.name}: key {list(spec.key)} cannot be indexed ({error.diag.message_primary}); "

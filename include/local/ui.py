@@ -27,6 +27,8 @@ SERVICES = {
 }
 """What runs, with its options: on one machine logs are read from their files, and nothing serves them to others."""
 START_SECONDS = 300
+READY = "Airflow is at "
+"""How the line begins that is printed once all are healthy."""
 DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Loopback is no proxy's business."""
 
@@ -56,7 +58,7 @@ def serve(here: Installation, environment: dict[str, str], port: int, lock: int,
         with console.waiting(f"{', '.join(SERVICES)} are started") as say:
             _wait_until_healthy(here, children, port, say)
         console.status("")
-        print(f"Airflow is at http://{HOST}:{port}   user: admin   password: {password}\nCtrl-C stops it.", flush=True)
+        print(f"{READY}http://{HOST}:{port}   user: admin   password: {password}\nCtrl-C stops it.", flush=True)
         _wait_for_end(here, children)
     finally:
         with console.waiting("Airflow is stopped"):

@@ -74,7 +74,7 @@ LACKS = {
     "permission denied for": "; grant that to dbt's role in the warehouse, as its administrator, then clear this task",
     "must be owner of": "; make dbt's role its owner in the warehouse, as its administrator, then clear this task",
 }
-"""What PostgreSQL says of a right that dbt's role lacks, and what to do."""
+"""What PostgreSQL says of a right that dbt's role lacks, and what to do: the first that fits."""
 
 OUTCOME = "dbt_outcome"
 """XCom of a dbt task, where the project has hooks at a run's end: what they are told of the node."""

@@ -54,7 +54,7 @@ hash_by_name()
 
 PROFILE = ProfileConfig(
     profile_name=dbt_project.PROFILE,
-    target_name=dbt_project.target_name(dbt_project.PROJECT_DIR),
+    target_name="",  # which Cosmos wants; dbt takes the one that profiles.yml names
     profiles_yml_filepath=dbt_project.PROJECT_DIR / "profiles.yml",
 )
 

@@ -342,6 +342,14 @@ def owned(warehouse: Connection, spec: TableSpec) -> Iterator[None]:
         ) from error
 
 
+def not_unique(spec: TableSpec, found: str) -> TerminalError:
+    """What to raise where several rows have one key."""
+    return TerminalError(
+        f"{spec.name}: key {list(spec.key)} is not unique ({found}); "
+        "declare the columns that are, or leave one of those rows in the source"
+    )
+
+
 def same_key(warehouse: Connection, spec: TableSpec) -> sql.Composable:
     """Whether row `old` of raw and row `new` of staging have the same key, by the operators of raw's own key.
 

@@ -16,6 +16,7 @@ import pytest
 
 from include.compose.airflow_api import Airflow
 from include.local.environment import Installation
+from include.local.ui import READY
 from tests.conftest import Checkout
 
 PATIENCE_SECONDS = 600
@@ -58,7 +59,7 @@ def served(checkout: Checkout, **variables: str) -> Iterator[Airflow]:
         command, cwd=checkout.root, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as child:
         try:
-            assert child.stdout and any("Airflow is at" in line for line in child.stdout), "it did not start"
+            assert child.stdout and any(line.startswith(READY) for line in child.stdout), "it did not start"
             yield Airflow(f"http://127.0.0.1:{port}", "admin", checkout.here.secrets()["admin"])
         finally:
             child.send_signal(signal.SIGINT)

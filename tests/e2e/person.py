@@ -56,6 +56,12 @@ class Person:
             found[about] = Said(kind, about, text, remedy, tuple(map(unquote, place[0])) if place else ())
         return sentence, found
 
+    def reads_that_every_table_failed(self) -> list[Said]:
+        """Of the shop's four, and nothing else."""
+        sentence, found = self.reads()
+        assert sentence == "4 things need you: 4 failed.", found
+        return [found[f"table shop.{name}"] for name in ("customers", "orders", "products", "order_items")]
+
     def waits_to_read(self, about: str) -> Said:
         """What the page names, once it does: a transaction has to be a minute old."""
         end = time.monotonic() + PATIENCE_SECONDS

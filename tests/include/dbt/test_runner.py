@@ -281,16 +281,16 @@ def test_the_target_is_called_as_the_profile_says(
     (project / "models/place.sql").write_text("select '{{ target.name }}' as name")
     profiles = project / "profiles.yml"
     profiles.write_text(profiles.read_text().replace("  target: warehouse\n", "  target: prod\n"))
-    with pytest.raises(ConfigError, match="profiles.yml: the target 'prod' is none of its outputs"):
-        dbt_project.target_name(dbt_project.PROJECT_DIR)
+    with pytest.raises(ConfigError, match="The profile 'elt' does not have a target named 'prod'"):
+        dbt_project.load_manifest({})
     profiles.write_text(profiles.read_text().replace("    warehouse:\n", "    prod:\n"))
     dsn = postgres.database()
     build(dsn, monkeypatch)
     with psycopg.connect(dsn) as warehouse:
         assert warehouse.execute("select name from analytics.place").fetchone() == ("prod",)
     profiles.unlink()
-    with pytest.raises(ConfigError, match="has no profile 'elt'"):
-        dbt_project.target_name(dbt_project.PROJECT_DIR)
+    with pytest.raises(ConfigError, match="Could not find profile named 'elt'"):
+        dbt_project.load_manifest({})
 
 
 def test_options_of_another_project_in_the_shell_change_nothing(

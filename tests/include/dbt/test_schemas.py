@@ -31,8 +31,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def test_they_are_those_that_something_is_made_in_and_where_hooks_are_the_profiles_own() -> None:
-    profile = yaml.safe_load((dbt_project.PROJECT_DIR / "profiles.yml").read_text())
-    own = profile[dbt_project.PROFILE]["outputs"][dbt_project.target_name(dbt_project.PROJECT_DIR)]["schema"]
+    profile = yaml.safe_load((dbt_project.PROJECT_DIR / "profiles.yml").read_text())[dbt_project.PROFILE]
+    own = profile["outputs"][profile["target"]]["schema"]
     assert schemas.wanted() == {"elt.raw_schemas": ["raw_shop"], "elt.dbt_schemas": [own, f"{own}_the marts & us"]}
 
 
