@@ -19,13 +19,16 @@ from dbt.adapters.exceptions import FailedToConnectError
 from dbt.adapters.postgres import connections
 from dbt.adapters.postgres.connections import PostgresConnectionManager
 from dbt.cli.main import cli
+from dbt.compilation import Linker
 from dbt.config import RuntimeConfig
+from dbt.contracts.graph.manifest import Manifest
+from dbt.flags import get_flags
 from dbt.graph import NodeSelector, SelectionSpec, parse_difference
 from dbt.materializations.incremental.microbatch import MicrobatchBuilder
 from dbt.task.run import MicrobatchModelRunner, RunTask
 from dbt_common.behavior_flags import BehaviorFlagRendered
 from dbt_common.clients.jinja import MacroFuzzEnvironment
-from dbt_common.events.base_types import EventLevel
+from dbt_common.events.base_types import BaseEvent, EventLevel
 from dbt_common.events.event_manager import EventManager
 from dbt_common.tests import enable_test_caching
 
@@ -145,11 +148,31 @@ def select_by_unique_id() -> None:
         if only is None:
             return get_selected(selector, spec, *rest, **more)
         selected = only & set(selector.graph.nodes())
-        if selected and spec != parse_difference(None, None):  # without a person's selection it is everything
+        if selected and spec != parse_difference(None, ()):  # without a person's selection it is everything
             selected &= get_selected(selector, spec, *rest, **more)
         return selector.filter_selection(selected)
 
     NodeSelector.get_selected = get_selected_alone
+
+
+@patch(*CORE, without="a dbt task takes 0.1 s longer in a project of 200 models, and more in a larger one")
+def link_alone() -> None:
+    """dbt links the nodes of the whole project, and looks for cycles among them, before it runs the one of a task.
+
+    Where a person selects, the selection goes by what is linked.
+
+    Unnecessary once it links what it runs.
+    """
+    link_graph = Linker.link_graph
+
+    def link_alone(linker: Linker, manifest: Manifest) -> None:
+        only, flags = current[0].only, get_flags()
+        if only is None or len(only) > 1 or flags.SELECT or flags.EXCLUDE:
+            return link_graph(linker, manifest)
+        for unique_id in only & {*manifest.nodes, *manifest.sources, *manifest.functions, *manifest.unit_tests}:
+            linker.add_node(unique_id)
+
+    Linker.link_graph = link_alone
 
 
 @patch(*CORE, without="a task whose node the project's default selector leaves out would run nothing", is_needed=True)
@@ -275,12 +298,21 @@ _fire_event = EventManager.fire_event
 
 @patch(*COMMON, without="a dbt task writes out fifty events that nobody reads, and names a folder that is gone")
 def write_events_that_are_seen() -> None:
-    """dbt writes out its events, looking for secrets in them, before it drops them for their level.
+    """dbt makes a message of each event and writes it out, looking for secrets in it, before it drops it for its level.
 
     Where it compiled a node to is a folder that is gone when somebody reads that.
 
     Unnecessary once it looks at the level first.
     """
+
+    def keep(event: BaseEvent, *args: Any, **kwargs: Any) -> None:
+        event.__dict__["given"] = args, kwargs
+
+    def made(event: BaseEvent) -> Any:
+        if "message" not in event.__dict__:
+            args, kwargs = event.__dict__["given"]
+            make(event, *args, **kwargs)
+        return event.__dict__["message"]
 
     def fire(manager: EventManager, event: Any, level: EventLevel | None = None, *rest: Any, **more: Any) -> None:
         if type(event).__name__ == "SQLCompiledPath":
@@ -288,4 +320,6 @@ def write_events_that_are_seen() -> None:
         if (level or event.level_tag()) not in _UNSEEN or any(logger.level in _UNSEEN for logger in manager.loggers):
             _fire_event(manager, event, level, *rest, **more)
 
+    make, BaseEvent.__init__ = BaseEvent.__init__, keep
+    BaseEvent.pb_msg = property(made, lambda event, message: event.__dict__.update(message=message))
     EventManager.fire_event = fire

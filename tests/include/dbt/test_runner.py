@@ -17,8 +17,11 @@ import psycopg2
 import pytest
 from airflow.sdk.exceptions import AirflowException
 from dbt.cli.main import dbtRunnerResult
+from dbt.compilation import Linker
+from dbt_common.events import base_types
 from dbt_common.events.base_types import BaseEvent, EventLevel
 from dbt_common.events.event_manager import EventManager
+from google.protobuf.json_format import ParseDict
 from psycopg import sql
 
 from include.connecting import profile_variables, written_parameters
@@ -392,6 +395,8 @@ def test_events_that_nobody_sees_are_not_written(
 ) -> None:
     fired: list[EventLevel] = []
     fire_event = dbt_patches._fire_event
+    made: list[Any] = []
+    monkeypatch.setattr(base_types, "ParseDict", lambda *given: made.append(given[1]) or ParseDict(*given))
 
     def watched(manager: EventManager, event: BaseEvent, level: EventLevel | None, *rest: Any, **more: Any) -> None:
         fired.append(level or event.level_tag())
@@ -401,6 +406,7 @@ def test_events_that_nobody_sees_are_not_written(
     dsn = postgres.database()
     build(dsn, monkeypatch)
     assert set(fired) == {EventLevel.INFO}
+    assert not [each for each in made if type(each).__name__ in ("CacheAction", "SQLQuery")], "nor made"
     assert "1 of 1 OK created sql table model analytics.place" in capsys.readouterr().out
     monkeypatch.setenv("DBT_DEBUG", "1")
     build(dsn, monkeypatch)
@@ -506,3 +512,6 @@ def test_a_node_is_run_alone_whatever_is_called_like_it(
     assert ran("--select", f"place {unique_id.split('.')[2]}") == [unique_id], "of a person's selection, it alone"
     assert ran("--select", "place") == []
     assert ran("--exclude", unique_id.split(".")[2]) == []
+    assert ran("--exclude", "billing+") == ([] if "billing" in unique_id else [unique_id])
+    monkeypatch.setattr(Linker, "link_node", None)
+    assert ran() == [unique_id], "no other node is linked where nobody selects"
