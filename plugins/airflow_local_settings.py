@@ -33,6 +33,7 @@ if FORKING_COMMANDS & set(sys.argv[1:2]):
 
     get_listener_manager()
     get_hook_lineage_collector()
+    include.patches.airflow.see_a_task_end()
     try:
         include.orchestrate.dbt_tasks.warm_up()
     except Exception:  # a broken dbt project or a connection that only tasks see: they work, or say why not, themselves

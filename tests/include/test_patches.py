@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import logging
 from importlib.metadata import version
+from selectors import DefaultSelector
+from signal import SIGKILL
+from socket import socket
+from typing import Any
+from uuid import uuid4
 
+import psutil
 import pytest
+import structlog
+from airflow.sdk.execution_time.supervisor import PsutilTracker, WatchedSubprocess
 from packaging.specifiers import SpecifierSet
 
 from include.errors import ConfigError
@@ -71,3 +79,30 @@ def test_each_is_for_what_is_installed_and_no_later_than_its_next_minor_version(
     assert installed in one.versions and one.replace.__doc__
     later = [f"{int(major) + 1}.0"] + [f"{major}.{int(minor) + 1}"] * (one.versions != SpecifierSet("==1.*"))
     assert not any(each in one.versions for each in later)
+
+
+class Selector(DefaultSelector):
+    """One that nothing wakes, and that is not slept in for long."""
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        assert timeout is not None and timeout < 1, "the process may have ended, and nobody would look"
+        return super().select(timeout)
+
+
+def test_who_watches_a_task_waits_for_its_end_when_its_pipes_are_closed() -> None:
+    airflow.see_a_task_end()
+    process = PsutilTracker(psutil.Popen(["sleep", "0.2"]))
+    watched = WatchedSubprocess(
+        id=uuid4(),
+        pid=process.pid,
+        stdin=socket(),
+        process=process,
+        process_log=structlog.get_logger(),
+        selector=Selector(),
+    )
+    assert watched._service_subprocess(3600) == 0
+    process = PsutilTracker(psutil.Popen(["sleep", "60"]))
+    watched._process, watched._exit_code = process, None
+    assert watched._service_subprocess(0.1) is None, "it runs, and its heartbeat is due"
+    process.send_signal(SIGKILL)
+    assert watched._service_subprocess(3600) == -SIGKILL
