@@ -69,7 +69,8 @@ def invoke(
         period: Of which time a microbatch model builds its batches; None: of now.
         run: What it is a part of, if it is not all.
     """
-    invocation = Invocation({only} if isinstance(only, str) else only, reached or {}, run, period)
+    packages = manifest and vars(manifest).setdefault("packages", {})
+    invocation = Invocation({only} if isinstance(only, str) else only, reached or {}, run, period, packages)
     current[:] = [invocation]
     places = ["--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR), "--profile", PROFILE]
     places += ["--log-path", folder, "--no-send-anonymous-usage-stats"]

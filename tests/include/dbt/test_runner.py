@@ -18,6 +18,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowException
 from dbt.cli.main import dbtRunnerResult
 from dbt.compilation import Linker
+from dbt.config import RuntimeConfig
 from dbt_common.events import base_types
 from dbt_common.events.base_types import BaseEvent, EventLevel
 from dbt_common.events.event_manager import EventManager
@@ -91,7 +92,7 @@ def test_each_invocation_works_where_its_own_connection_leads(
     assert names == [(True,), (True,)]
 
 
-def test_another_invocation_compiles_no_text_again_and_connects_for_its_node_alone(
+def test_another_invocation_reads_no_package_compiles_no_text_and_connects_for_its_node_alone(
     project: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dsn = postgres.database()
@@ -103,6 +104,7 @@ def test_another_invocation_compiles_no_text_again_and_connects_for_its_node_alo
     connected: list[Any] = []
     connect = psycopg2.connect
     monkeypatch.setattr(psycopg2, "connect", lambda *args, **kwargs: connected.append(0) or connect(*args, **kwargs))
+    monkeypatch.setattr(RuntimeConfig, "new_project", None)
     build(dsn, monkeypatch)
     assert set(dbt_patches.compiled) == compiled
     assert len(connected) == 1, "for the node, not for hooks (run_hooks_of_the_end) and schemas (create_schemas_once)"
