@@ -28,8 +28,9 @@ from include.dbt.project import graph_path, target_dir
 from include.errors import ConfigError
 from include.operate import health, verdict
 from include.operate.verdict import Failure, Finding
-from include.orchestrate import health_runs, pictures
+from include.orchestrate import health_nodes, health_runs, pictures
 from include.orchestrate.dbt_tasks import dbt_connection
+from include.orchestrate.health_nodes import Node
 from include.orchestrate.health_runs import DAG_ID, Run
 from include.orchestrate.health_servers import UNSEEN, ask_source, look, said
 from include.orchestrate.links import run_path, task_path
@@ -132,6 +133,42 @@ def table(name: str, metadata: SessionDep, user: GetUserDep) -> Response:
     return _page("table", table=found, findings=verdict.worst_first(findings), pictures=drawn, problem=problem)
 
 
+@app.get("/nodes", dependencies=[may_read])
+def nodes(metadata: SessionDep) -> Response:
+    """Everything that dbt reads, builds and tests, and how the newest run left it."""
+    found = _nodes()
+    ended = health_runs.results(metadata, [node.task_id for node in found.values()], runs=1)
+    last = {task_id: results[-1] for task_id, results in ended.items() if results}
+    good = {task_id for task_id, result in last.items() if result.state == "success"}
+    passed = {key: sum(found[test].task_id in good for test in node.tests) for key, node in found.items()}
+    return _page("nodes", nodes=found, last=last, passed=passed)
+
+
+@app.get("/nodes/{unique_id:path}", dependencies=[may_read])
+def node(unique_id: str, metadata: SessionDep, user: GetUserDep) -> Response:
+    """One of them: what is wrong with it, how it ended in the newest runs, what it reads and what reads it."""
+    found = _nodes()
+    if unique_id not in found:
+        raise HTTPException(404, "dbt builds and tests no such node; it was renamed, or the project changed")
+    one = found[unique_id]
+    tasks = [each.task_id for each in (one, *(found[test] for test in one.tests))]
+    near = [found[each].task_id for each in (*one.reads, *one.read_by)]
+    ended = health_runs.results(metadata, [*tasks, *near])
+    last = {task_id: results[-1] for task_id, results in ended.items() if results}
+    failing = [each for each in _shown(health_runs.still_failing(metadata, {DAG_ID}), user) if each.task_id in tasks]
+    return _page(
+        "node",
+        node=one,
+        nodes=found,
+        columns=_columns(unique_id),
+        findings=verdict.worst_first(verdict.of_failures(failing, ())),
+        last=last,
+        task=Failure(last[one.task_id].run_id, one.task_id) if one.task_id in last else None,
+        pictures={task_id: pictures.of_task(results) for task_id, results in ended.items()},
+        rows=pictures.of_rows(health_runs.rows_built(metadata, one.task_id)),
+    )
+
+
 @app.get("/failures", dependencies=[may_mend])
 def failures(run_id: str, task_id: str, metadata: SessionDep) -> Response:
     """The rows that failed a dbt test, as its latest run left them."""
@@ -176,6 +213,17 @@ def icon() -> Response:
 
 def _docs() -> Path:
     return target_dir() / "static_index.html"
+
+
+def _nodes() -> dict[str, Node]:
+    return health_nodes.nodes(json.loads(graph_path().read_text(encoding="utf-8")))
+
+
+def _columns(unique_id: str) -> list[dict[str, Any]]:
+    """What the project says of a node's columns; it is no part of the graph that each task reads."""
+    manifest = json.loads(graph_path().with_name("manifest.json").read_text(encoding="utf-8"))
+    node = {**manifest["nodes"], **manifest["sources"]}.get(unique_id, {})
+    return list(node.get("columns", {}).values())
 
 
 def _may_mend(user: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from airflow.configuration import ensure_secrets_loaded
 from airflow.models import DagModel, DagRun, TaskInstance, Variable
+from airflow.models.asset import AssetEvent
 from airflow.models.deadline import Deadline
 from airflow.models.errors import ParseImportError
 from airflow.models.xcom import XComModel
@@ -146,6 +147,25 @@ def _failures(metadata: Session, *conditions: Any) -> list[Failure]:
         )
         for row in rows
     ]
+
+
+def results(metadata: Session, task_ids: Sequence[str], runs: int = LOOKED_AT) -> dict[str, list[Any]]:
+    """By task id, how the pipeline's tasks ended in its newest runs: state, begin and seconds, the oldest first."""
+    newest = select(DagRun.run_id).where(DagRun.dag_id == DAG_ID).order_by(DagRun.id.desc()).limit(runs)
+    columns = (TaskInstance.task_id, TaskInstance.run_id, TaskInstance.state, TaskInstance.start_date)
+    query = select(*columns, TaskInstance.duration).join(TaskInstance.dag_run).order_by(DagRun.id)
+    query = query.where(TaskInstance.dag_id == DAG_ID, TaskInstance.run_id.in_(newest))
+    found: dict[str, list[Any]] = {task_id: [] for task_id in task_ids}
+    for row in metadata.execute(query.where(TaskInstance.task_id.in_(task_ids))):
+        found[row.task_id].append(row)
+    return found
+
+
+def rows_built(metadata: Session, task_id: str) -> Sequence[Any]:
+    """Time and rows of the newest times that a task changed its relation, where dbt counts them, the oldest first."""
+    built = select(AssetEvent.timestamp, AssetEvent.extra).where(AssetEvent.source_dag_id == DAG_ID)
+    built = built.where(AssetEvent.source_task_id == task_id).order_by(AssetEvent.id.desc()).limit(LOOKED_AT)
+    return [row for row in metadata.execute(built).all()[::-1] if "rows" in row.extra]
 
 
 def rows_of(metadata: Session, run_id: str, task_id: str) -> str | None:

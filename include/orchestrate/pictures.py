@@ -74,6 +74,19 @@ def of_loads(loads: Sequence[Any]) -> Picture:
     return Picture("rows read", bars[::-1])
 
 
+def of_task(results: Sequence[Any]) -> Picture:
+    """How long a task took, in the colour of how it ended: rows of `health_runs.results`."""
+    began = [one for one in results if one.start_date]
+    said = [f"{one.start_date:%Y-%m-%d %H:%M}: {one.state}, {one.duration or 0:.1f} s" for one in began]
+    return Picture("time it took", [Bar(one.duration or 0, text, one.state) for one, text in zip(began, said)])
+
+
+def of_rows(built: Sequence[Any]) -> Picture:
+    """How many rows a task built each time: rows of `health_runs.rows_built`."""
+    rows = [(one.extra["rows"], f"{one.timestamp:%Y-%m-%d %H:%M}: {one.extra['rows']:,} rows") for one in built]
+    return Picture("rows built", [Bar(*each) for each in rows])
+
+
 def of_runs(runs: Sequence[Any]) -> Picture:
     """How long runs took, in the colour of how they ended: ended runs of Airflow, the oldest first."""
     bars = []

@@ -17,7 +17,14 @@ from tests.e2e.conftest import end_of_runs, spoil_orders
 
 DAG_ID = "elt_pipeline"
 TEST = "staging.order_amount_equals_its_items"
-PATHS = ["", "tables/shop.orders", "dbt", f"failures?run_id=x&task_id={TEST}"]
+PATHS = [
+    "",
+    "tables/shop.orders",
+    "nodes",
+    "nodes/model.elt.stg_shop__orders",
+    "dbt",
+    f"failures?run_id=x&task_id={TEST}",
+]
 SECRET = "no instant, but what nobody else shall read"
 
 Enter = Callable[..., Person]
@@ -105,12 +112,27 @@ def test_dbts_documentation_is_a_click_away(checkout: Checkout, admin: Person) -
     expect(health.get_by_text("shop", exact=True).first).to_be_visible()
 
 
+def test_from_a_model_to_what_it_reads_its_tests_and_its_task(admin: Person, failed: str) -> None:
+    health = admin.open_health()
+    health.get_by_role("link", name="Models and tests, one by one").click()
+    listed = health.get_by_role("row").filter(has=health.get_by_role("link", name="stg_shop__orders", exact=True))
+    expect(listed).to_contain_text("order_amount_equals_its_items")
+    listed.get_by_role("link", name="stg_shop__orders", exact=True).click()
+    expect(health.get_by_role("heading", level=1)).to_have_text("stg_shop__orders")
+    expect(health.get_by_role("listitem").first).to_contain_text("failed for 3 rows")
+    expect(health.get_by_text("time it took")).to_be_visible()
+    health.get_by_role("link", name="shop.orders", exact=True).click()
+    expect(health.get_by_role("heading", level=1)).to_have_text("shop.orders")
+    health.get_by_role("link", name="its loads and watermark").click()
+    expect(health.get_by_role("heading", name="Watermark")).to_be_visible()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [NARROW, WIDE, 2560])
 def test_it_can_be_read_at_every_width(enter: Enter, width: int, scheme: str, failed: str) -> None:
     """Nothing is wider than the window, nothing is red in the console, axe finds nothing against WCAG 2.2 AA."""
     admin = enter("admin", width, color_scheme=scheme)
-    for path in ("", "tables/shop.orders", f"failures?run_id={quote(failed)}&task_id={TEST}"):
+    for path in (*PATHS[:4], f"failures?run_id={quote(failed)}&task_id={TEST}"):
         admin.page.goto(f"{admin.airflow.url}/pipeline-health/{path}")
         assert admin.page.evaluate("document.documentElement.scrollWidth") <= width, path
         found = Axe().run(admin.page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa"]})

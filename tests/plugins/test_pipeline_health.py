@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import socket
 import subprocess
@@ -56,7 +57,15 @@ def metadata(server: TestClient) -> None:
 
     here = {"dag_id": "elt_pipeline", "run_id": RUN}
     run = {"run_type": "manual", "state": "failed", "start_date": BEGAN, "end_date": BEGAN + timedelta(seconds=75)}
-    task = {"task_id": TEST, "state": "failed", "pool": "default_pool", "pool_slots": 1, "queue": "default"}
+    task = {
+        "task_id": TEST,
+        "state": "failed",
+        "start_date": BEGAN,
+        "duration": 75,
+        "pool": "default_pool",
+        "pool_slots": 1,
+        "queue": "default",
+    }
     with create_session() as session:
         session.execute(insert(DagRun).values(**here, **run, run_after=BEGAN))
         session.execute(insert(TaskInstance).values(**here, **task, map_index=-1, max_tries=0))
@@ -392,3 +401,66 @@ print(*sorted(name for name in sys.modules if name.startswith("include")))
 def test_a_process_that_only_loads_plugins_imports_nothing_for_it() -> None:
     done = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-2:] == ["True", ""], done.stdout + done.stderr
+
+
+DRAWN = {"package_name": "elt", "file": "dbt/models/_all.yml", "original_file_path": "models/_all.yml"}
+GRAPH: dict[str, dict[str, Any]] = {
+    "sources": {
+        "source.elt.shop.orders": DRAWN
+        | {
+            "unique_id": "source.elt.shop.orders",
+            "resource_type": "source",
+            "source_name": "shop",
+            "title": "orders",
+            "description": "People's <b>orders</b>",
+            "place": ["shop", "orders"],
+            "is_loaded": True,
+            "has_freshness": False,
+        }
+    },
+    "nodes": {
+        "model.elt.orders": DRAWN
+        | {
+            "unique_id": "model.elt.orders",
+            "resource_type": "model",
+            "title": "orders",
+            "place": ["marts", "orders"],
+            "depends_on": {"nodes": ["source.elt.shop.orders"]},
+        }
+    },
+    "tests": {
+        "test.elt.unique": DRAWN
+        | {
+            "unique_id": "test.elt.unique",
+            "resource_type": "test",
+            "title": "unique_orders_id",
+            "place": "shop.orders",
+            "task_id": "unique_id",
+            "parents": ["source.elt.shop.orders"],
+        }
+    },
+}
+COLUMNS = {"amount": {"name": "amount", "description": "money, in EUR", "data_type": None}}
+
+
+def test_a_node_has_a_page_with_its_results_its_lineage_and_its_tests(
+    server: TestClient, metadata: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "graph.json").write_text(json.dumps(GRAPH))
+    manifest = {"nodes": {}, "sources": {"source.elt.shop.orders": {"columns": COLUMNS}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr("include.orchestrate.health_page.graph_path", lambda: tmp_path / "graph.json")
+    listed = page(server, f"{PAGE}nodes").text
+    assert f'href="{PAGE}nodes/model.elt.orders"' in listed and "0 of 1</td>" in listed
+    source = page(server, f"{PAGE}nodes/source.elt.shop.orders").text
+    assert "People&#39;s &lt;b&gt;orders&lt;/b&gt;" in source and "money, in EUR" in source
+    assert source.count(f'href="{PAGE}nodes/model.elt.orders"') == 1, "what reads it"
+    assert f'href="{PAGE}nodes/model.elt.orders"' not in page(server, f"{PAGE}nodes/model.elt.orders").text
+    test = page(server, f"{PAGE}nodes/test.elt.unique").text
+    assert f"/runs/{quote(RUN, safe='')}/tasks/{TEST}" in test and "2026-01-01 12:00: failed, 75.0 s" in test
+    assert f'href="{PAGE}nodes/source.elt.shop.orders"' in test, "what it tests"
+    assert all("failed</span>" in text for text in (listed, source, test))
+    assert "its rows" in test and "its rows" not in page(server, f"{PAGE}nodes/test.elt.unique", role="viewer").text
+    missing = page(server, f"{PAGE}nodes/model.elt.%3Cb%3E")
+    assert missing.status_code == 404 and "dbt builds and tests no such node" in missing.text
+    assert page(server, f"{PAGE}nodes", role=None).status_code == 403
