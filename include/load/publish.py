@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 
 import structlog
-from psycopg import errors, sql
+from psycopg import Error, IntegrityError, errors, sql
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
@@ -274,15 +275,27 @@ def _record(connection: Connection, load: Load, counts: Counts, is_of_one_server
 def _readable_key_errors(spec: TableSpec) -> Iterator[None]:
     try:
         yield
-    except (errors.UniqueViolation, errors.CardinalityViolation) as error:
-        detail = error.diag.message_detail or error.diag.message_primary
-        raise not_unique(spec, detail or "") from error
     except errors.UndefinedObject as error:
         raise TerminalError(
             f"{spec.name}: key {list(spec.key)} cannot be indexed ({error.diag.message_primary}); "
             "declare one of other columns, or `mode: full` without a key"
         ) from error
-    except errors.NotNullViolation as error:
-        raise TerminalError(
-            f"{spec.name}: key column {error.diag.column_name!r} holds NULL; declare a key without NULLs"
-        ) from error
+    except (IntegrityError, errors.CardinalityViolation) as error:
+        raise _of_rows(spec, error) from error
+
+
+def _of_rows(spec: TableSpec, error: Error) -> TerminalError:
+    """What to do about rows that a table cannot hold: of the key, or of what a person forbade raw. It shows no row."""
+    name, column = error.diag.constraint_name or "", error.diag.column_name
+    is_twice = isinstance(error, errors.UniqueViolation)
+    if column in spec.key:
+        return TerminalError(f"{spec.name}: key column {column!r} holds NULL; declare a key without NULLs")
+    if isinstance(error, errors.CardinalityViolation) or is_twice and re.search(r"_pkey\d*$", name):
+        return not_unique(spec, error.diag.message_detail or error.diag.message_primary or "")
+    table, index = (sql.Identifier(spec.raw_schema, each).as_string() for each in (spec.table, name))
+    quoted = sql.Identifier(column or name).as_string()
+    by = f"alter column {quoted} drop not null" if column else f"drop constraint {quoted}"
+    return TerminalError(
+        f"{spec.name}: raw takes whatever the source has, and somebody forbade it this: {error.diag.message_primary}; "
+        f"run in the warehouse: alter table {table} {by}{f' (or: drop index {index})' * is_twice}, then clear this task"
+    )

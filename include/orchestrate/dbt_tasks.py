@@ -65,7 +65,11 @@ HOOKS = {"on-run-start": "on_run_start", ON_RUN_END: "on_run_end"}
 built_by: dict[str, Set[str]] = {}
 """dbt's unique ids of what each DAG of this process builds and tests."""
 
-LACKS = {
+REMEDIES = {
+    'column "': (
+        "; correct the model, or, where its table is older than its text, trigger the DAG with full_refresh and "
+        "this model in dbt_select"
+    ),
     "permission denied for database": (
         "; dbt's role may make no schema, and PostgreSQL refuses `create schema if not exists` even of one that is "
         "there: take the statement out of the hook, have the warehouse's administrator make the schema (docs/dbt.md, "
@@ -74,7 +78,7 @@ LACKS = {
     "permission denied for": "; grant that to dbt's role in the warehouse, as its administrator, then clear this task",
     "must be owner of": "; make dbt's role its owner in the warehouse, as its administrator, then clear this task",
 }
-"""What PostgreSQL says of a right that dbt's role lacks, and what to do: the first that fits."""
+"""What PostgreSQL says in a model of what a person has to change, and what to do: the first that fits."""
 
 OUTCOME = "dbt_outcome"
 """XCom of a dbt task, where the project has hooks at a run's end: what they are told of the node."""
@@ -259,7 +263,7 @@ def _fail(result: dbtRunnerResult, results: Sequence[Any]) -> NoReturn:
     problems += [f"{each.node.name}: {each.message}" for each in results]
     # dbt wrote what it compiled to a folder that is gone: it is what the tab Rendered Templates shows.
     message = "; ".join(re.sub(r"\s*compiled code at \S+", "", problem) for problem in problems)
-    message += next((remedy for said, remedy in LACKS.items() if said in message), "")
+    message += next((remedy for said, remedy in REMEDIES.items() if said in message), "")
     raise (AirflowException if may_pass() else AirflowFailException)(message)
 
 

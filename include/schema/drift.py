@@ -198,7 +198,7 @@ def _by_hand(spec: TableSpec, column: Column, views: list[str]) -> str:
     """What a person does about a column of raw that a load may not change."""
     statements = "; ".join([*views, change_type(spec, column).as_string()])
     return f"run in the warehouse: {statements}, then clear this task" + (
-        ": dbt makes the views again" if views else ""
+        ": dbt makes its views again; keep the text of others first (pg_get_viewdef)" if views else ""
     )
 
 

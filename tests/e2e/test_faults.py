@@ -69,6 +69,51 @@ def test_four_tables_whose_rows_or_place_are_not_what_they_were(person: Person) 
     person.finds_all_well()
 
 
+def test_what_somebody_added_to_raw(person: Person) -> None:
+    person.administers("warehouse", "alter table raw_shop.products add note text not null default ''")
+    person.administers("warehouse", "alter table raw_shop.products alter note drop default")
+    one = "jsonb_populate_record(p, jsonb_build_object('id', 1000000, 'updated_at', now()))"
+    person.administers("shop", f"insert into products select ({one}).* from products p where id = 1")
+    person.administers("warehouse", "alter table raw_shop.orders add constraint early check (id < 0) not valid")
+    person.administers("shop", "update orders set updated_at = now() where id = 3")
+    twice = "((id > 0)) where id in (7, 8) and updated_at > '2026-11-01'"
+    person.administers("warehouse", f'create unique index "One" on raw_shop.order_items {twice}')
+    person.administers("shop", "update order_items set updated_at = now() where id in (7, 8)")
+    person.administers("warehouse", "create schema bi; create view bi.people as select name from raw_shop.customers")
+    person.administers("shop", "alter table customers alter name type varchar(300)")
+    person.triggers()
+    customers, orders, products, items = person.reads_that_every_table_failed()
+    for failed in (orders, products):
+        person.administers("warehouse", failed.between("run in the warehouse: ", ", then clear this task"))
+    person.administers("warehouse", items.between("(or: ", ")"))
+    assert "keep the text of others first (pg_get_viewdef)" in customers.text
+    person.administers("warehouse", customers.between("run in the warehouse: ", ", then clear this task"))
+    person.clears(customers, orders, products, items)
+    person.finds_all_well()
+
+
+def test_a_mart_whose_table_is_not_what_its_model_says(person: Person) -> None:
+    person.administers("warehouse", "alter table marts.fct_sales drop column line_amount")
+    person.triggers()
+    sentence, found = person.reads()
+    assert sentence == "1 thing needs you: 1 failed.", found
+    assert "trigger the DAG with full_refresh and this model in dbt_select" in found["fct_sales"].text
+    person.airflow.trigger(DAG_ID, {"full_refresh": True, "dbt_select": "fct_sales"})
+    person.waits_for(DAG_ID)
+    person.finds_all_well()
+
+
+def test_a_source_that_takes_no_more_connections(person: Person) -> None:
+    person.administers("shop", "alter role shop_reader connection limit 0")
+    person.airflow.trigger(DAG_ID)
+    waits = person.waits_to_read("source shop, all its tables (4)")
+    assert waits.kind == "tries again" and "too many connections for role" in waits.text
+    assert waits.remedy.startswith("It is tried again by itself")
+    person.administers("shop", "alter role shop_reader connection limit -1")
+    person.clears(waits)  # who would not wait five minutes for it
+    person.finds_all_well()
+
+
 def test_a_source_that_lets_nobody_in(person: Person) -> None:
     person.administers("shop", "alter role shop_reader nologin")
     unseen = person.reads()[1]["source shop"]

@@ -840,7 +840,7 @@ def test_a_type_that_holds_not_all_values_stops_with_what_can_be_run_below_views
         dbt.execute("create view marts.above as select more from marts.directly")
     change(least, "alter table orders alter n type text")
     message = stopped(least, "column 'n' is text in the source and integer in raw")
-    assert message.endswith(", then clear this task: dbt makes the views again")
+    assert message.endswith(": dbt makes its views again; keep the text of others first (pg_get_viewdef)")
     with roles("warehouse_admin") as admin:
         admin.execute(message.split("run in the warehouse: ")[1].split(", then clear")[0])
     least.run(least.spec())
