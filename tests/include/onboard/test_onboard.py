@@ -887,7 +887,7 @@ def test_a_database_of_a_known_shape(pipeline: Pipeline, root: Path, shape: str)
     for table in done.choice.tables:
         if table.cursor:
             place = sql.Identifier(*table.place)
-            now = sql.SQL("update {} set {} = default").format(place, sql.Identifier(table.cursor.name))
+            now = sql.SQL("update {} set {} = now()").format(place, sql.Identifier(table.cursor.name))
             pipeline.app.execute(now)
     build(pipeline, root)
     assert_loaded(pipeline, root)
