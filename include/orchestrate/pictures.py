@@ -76,9 +76,9 @@ def of_loads(loads: Sequence[Any]) -> Picture:
 
 def of_task(results: Sequence[Any]) -> Picture:
     """How long a task took, in the colour of how it ended: rows of `health_runs.results`."""
-    began = [one for one in results if one.start_date]
-    said = [f"{one.start_date:%Y-%m-%d %H:%M}: {one.state}, {one.duration or 0:.1f} s" for one in began]
-    return Picture("time it took", [Bar(one.duration or 0, text, one.state) for one, text in zip(began, said)])
+    ran = [one for one in results if one.duration]  # not what waited in vain
+    said = [f"{one.start_date:%Y-%m-%d %H:%M}: {one.state}, {one.duration:.1f} s" for one in ran]
+    return Picture("time it took", [Bar(one.duration, text, one.state) for one, text in zip(ran, said)])
 
 
 def of_rows(built: Sequence[Any]) -> Picture:

@@ -16,7 +16,7 @@ FOLDER = ROOT / "docs" / "pictures"
 IN_README = 960
 """Pixels: about the width at which a repository's front page shows a picture."""
 
-PAGES = {"health": "", "table": "tables/shop.orders"}
+PAGES = {"health": "", "table": "tables/shop.orders", "node": "nodes/model.elt.stg_shop__orders"}
 
 PAST = """
     insert into _elt.load_ledger overriding system value
