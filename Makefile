@@ -187,6 +187,9 @@ lock: setup ## write requirements.lock and the other pins from what asks for the
 	done
 
 $(VENV)/ready: requirements.lock
+	@if [ -L $(VENV) ]; then \
+		echo "error: $(VENV) is a link, and making it anew would empty what it leads to; remove the link" >&2; exit 1; \
+	fi
 	@for python in "$$PYTHON" python3.13 python3.12 python3.11; do \
 		if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
 			found=$$python; break; \

@@ -74,3 +74,11 @@ def test_what_is_typed_is_not_run(tree: Path, name: str, is_argument: bool) -> N
         assert f"airflow-worker={TYPED}" in arguments
     else:
         assert not [argument for argument in arguments if "touch" in argument]
+
+
+def test_a_linked_environment_is_not_emptied(tree: Path) -> None:
+    elsewhere = (tree / ".venv").rename(tree / "elsewhere")
+    (tree / ".venv").symlink_to(elsewhere)
+    (elsewhere / "ready").unlink()
+    done = subprocess.run(["make", "setup"], cwd=tree, capture_output=True, text=True, check=False)
+    assert done.returncode and "is a link" in done.stderr and (elsewhere / "bin" / "python").exists()
