@@ -69,7 +69,7 @@ def invoke(
         period: Of which time a microbatch model builds its batches; None: of now.
         run: What it is a part of, if it is not all.
     """
-    packages = manifest and vars(manifest).setdefault("packages", {})
+    packages = manifest and vars(manifest).setdefault("packages", {})  # of the same parse, and gone with it
     invocation = Invocation({only} if isinstance(only, str) else only, reached or {}, run, period, packages)
     current[:] = [invocation]
     places = ["--project-dir", str(PROJECT_DIR), "--profiles-dir", str(PROJECT_DIR), "--profile", PROFILE]

@@ -18,6 +18,7 @@ from include.load import personal
 from include.load.merge import SMALL_SHARE, Counts, Load, refuse_known_keys, replace_all, soft_delete, upsert
 from include.postgres.catalog import Column, columns_of, estimated_rows, not_unique, owned, raw_columns
 from include.postgres.sessions import Connection, identifiers, relation_text
+from include.retries import is_final
 from include.schema.drift import Drift, add_column, change_type, compare, refuse_other_key, views_on
 from include.sources import TableSpec
 from include.sql import statement
@@ -281,11 +282,13 @@ def _readable_key_errors(spec: TableSpec) -> Iterator[None]:
             "declare one of other columns, or `mode: full` without a key"
         ) from error
     except (IntegrityError, errors.CardinalityViolation) as error:
+        if not is_final(error):
+            raise
         raise _of_rows(spec, error) from error
 
 
 def _of_rows(spec: TableSpec, error: Error) -> TerminalError:
-    """What to do about rows that a table cannot hold: of the key, or of what a person forbade raw. It shows no row."""
+    """What to do about rows that raw cannot hold, for their key or for what a person forbade; shows keys, no rows."""
     name, column = error.diag.constraint_name or "", error.diag.column_name
     is_twice = isinstance(error, errors.UniqueViolation)
     if column in spec.key:

@@ -66,7 +66,7 @@ built_by: dict[str, Set[str]] = {}
 """dbt's unique ids of what each DAG of this process builds and tests."""
 
 REMEDIES = {
-    'column "': (
+    "column .+ does not exist": (
         "; correct the model, or, where its table is older than its text, trigger the DAG with full_refresh and "
         "this model in dbt_select"
     ),
@@ -78,7 +78,7 @@ REMEDIES = {
     "permission denied for": "; grant that to dbt's role in the warehouse, as its administrator, then clear this task",
     "must be owner of": "; make dbt's role its owner in the warehouse, as its administrator, then clear this task",
 }
-"""What PostgreSQL says in a model of what a person has to change, and what to do: the first that fits."""
+"""What PostgreSQL says of what a person has to change, as regular expressions, and what to do: the first that fits."""
 
 OUTCOME = "dbt_outcome"
 """XCom of a dbt task, where the project has hooks at a run's end: what they are told of the node."""
@@ -263,7 +263,7 @@ def _fail(result: dbtRunnerResult, results: Sequence[Any]) -> NoReturn:
     problems += [f"{each.node.name}: {each.message}" for each in results]
     # dbt wrote what it compiled to a folder that is gone: it is what the tab Rendered Templates shows.
     message = "; ".join(re.sub(r"\s*compiled code at \S+", "", problem) for problem in problems)
-    message += next((remedy for said, remedy in REMEDIES.items() if said in message), "")
+    message += next((remedy for said, remedy in REMEDIES.items() if re.search(said, message)), "")
     raise (AirflowException if may_pass() else AirflowFailException)(message)
 
 

@@ -23,6 +23,7 @@ class Node:
         reads: Unique ids of its parents, those of an ephemeral model in its place.
         read_by: Unique ids of the nodes that read it, tests not among them.
         tests: Unique ids of the tests that read it.
+        is_loaded: Whether it is a source table of which the pipeline loads the rows.
     """
 
     unique_id: str
@@ -34,11 +35,7 @@ class Node:
     reads: list[str]
     read_by: list[str] = field(default_factory=list)
     tests: list[str] = field(default_factory=list)
-
-    @property
-    def is_loaded(self) -> bool:
-        """Whether it is a source table of which the pipeline loads the rows."""
-        return self.kind == "source" and self.task_id.endswith(".load")
+    is_loaded: bool = False
 
 
 def nodes(graph: Mapping[str, Any]) -> dict[str, Node]:
@@ -61,7 +58,14 @@ def _node(drawn: Mapping[str, Any], reads: list[str]) -> Node:
     kind = drawn["resource_type"]
     title = f"{drawn['source_name']}.{drawn['title']}" if kind == "source" else drawn["title"]
     return Node(
-        drawn["unique_id"], title, kind, drawn["file"], drawn.get("description") or "", _task_id(drawn), list(reads)
+        drawn["unique_id"],
+        title,
+        kind,
+        drawn["file"],
+        drawn.get("description") or "",
+        _task_id(drawn),
+        list(reads),
+        is_loaded=drawn.get("is_loaded", False),
     )
 
 

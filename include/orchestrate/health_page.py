@@ -30,7 +30,6 @@ from include.operate import health, verdict
 from include.operate.verdict import Failure, Finding
 from include.orchestrate import health_nodes, health_runs, pictures
 from include.orchestrate.dbt_tasks import dbt_connection
-from include.orchestrate.health_nodes import Node
 from include.orchestrate.health_runs import DAG_ID, Run
 from include.orchestrate.health_servers import UNSEEN, ask_source, look, said
 from include.orchestrate.links import run_path, task_path
@@ -70,7 +69,7 @@ def refused(_: Request, error: HTTPException) -> Response:
 @app.get("/", dependencies=[may_read])
 def overview(metadata: SessionDep, user: GetUserDep) -> Response:
     """The verdict, every table, every source, the latest runs."""
-    listed, graph = load_tables(), json.loads(graph_path().read_text(encoding="utf-8"))
+    listed, graph = load_tables(), _graph()
     specs = list(listed.specs.values())
     variables = health_runs.variables(metadata, [spec.watermark_key for spec in specs])
     failing = _shown(health_runs.still_failing(metadata), user)
@@ -126,7 +125,7 @@ def table(name: str, metadata: SessionDep, user: GetUserDep) -> Response:
         problem = said(error, "warehouse")
     found = _for(user, found)
     failing = _of_table(_shown(health_runs.still_failing(metadata), user), spec)
-    limits = _limits(json.loads(graph_path().read_text(encoding="utf-8"))).get(spec.name, health.Limits())
+    limits = _limits(_graph()).get(spec.name, health.Limits())
     of_table = () if problem else verdict.of_table(found, limits, failing)
     findings = [*verdict.of_failures(failing, [spec]), *of_table]
     drawn = pictures.of_history(history)
@@ -136,18 +135,21 @@ def table(name: str, metadata: SessionDep, user: GetUserDep) -> Response:
 @app.get("/nodes", dependencies=[may_read])
 def nodes(metadata: SessionDep) -> Response:
     """Everything that dbt reads, builds and tests, and how the newest run left it."""
-    found = _nodes()
+    found = health_nodes.nodes(_graph())
     ended = health_runs.results(metadata, [node.task_id for node in found.values()], runs=1)
     last = {task_id: results[-1] for task_id, results in ended.items() if results}
-    good = {task_id for task_id, result in last.items() if result.state == "success"}
-    passed = {key: sum(found[test].task_id in good for test in node.tests) for key, node in found.items()}
-    return _page("nodes", nodes=found, last=last, passed=passed)
+    rows = []
+    for node in (each for each in found.values() if each.kind != "test"):
+        tests = [found[test] for test in node.tests if found[test].task_id in last]
+        passed = sum(last[test.task_id].state == "success" for test in tests)
+        rows.append((node, passed, [test for test in tests if last[test.task_id].state in health_runs.FAILED]))
+    return _page("nodes", rows=rows, last=last)
 
 
 @app.get("/nodes/{unique_id:path}", dependencies=[may_read])
 def node(unique_id: str, metadata: SessionDep, user: GetUserDep) -> Response:
     """One of them: what is wrong with it, how it ended in the newest runs, what it reads and what reads it."""
-    found = _nodes()
+    found = health_nodes.nodes(_graph())
     if unique_id not in found:
         raise HTTPException(404, "dbt builds and tests no such node; it was renamed, or the project changed")
     one = found[unique_id]
@@ -164,7 +166,7 @@ def node(unique_id: str, metadata: SessionDep, user: GetUserDep) -> Response:
         findings=verdict.worst_first(verdict.of_failures(failing, ())),
         last=last,
         task=Failure(last[one.task_id].run_id, one.task_id) if one.task_id in last else None,
-        pictures={task_id: pictures.of_task(results) for task_id, results in ended.items()},
+        pictures={task_id: pictures.of_task(ended[task_id]) for task_id in tasks},
         rows=pictures.of_rows(health_runs.rows_built(metadata, one.task_id)),
     )
 
@@ -173,7 +175,7 @@ def node(unique_id: str, metadata: SessionDep, user: GetUserDep) -> Response:
 def failures(run_id: str, task_id: str, metadata: SessionDep) -> Response:
     """The rows that failed a dbt test, as its latest run left them."""
     name, found, problem = health_runs.rows_of(metadata, run_id, task_id), None, None
-    tests = json.loads(graph_path().read_text(encoding="utf-8"))["tests"].values()
+    tests = _graph()["tests"].values()
     kept = (test["kept_in"] for test in tests if task_id == f"{test['place']}.{test['task_id']}" and "kept_in" in test)
     schema = next(kept, health.FAILURES_SCHEMA)
     if name:
@@ -215,14 +217,16 @@ def _docs() -> Path:
     return target_dir() / "static_index.html"
 
 
-def _nodes() -> dict[str, Node]:
-    return health_nodes.nodes(json.loads(graph_path().read_text(encoding="utf-8")))
+def _graph() -> dict[str, Any]:
+    """What `include.dbt.graph.draw` made of the project as it is now."""
+    graph: dict[str, Any] = json.loads(graph_path().read_text(encoding="utf-8"))
+    return graph
 
 
 def _columns(unique_id: str) -> list[dict[str, Any]]:
     """What the project says of a node's columns; it is no part of the graph that each task reads."""
     manifest = json.loads(graph_path().with_name("manifest.json").read_text(encoding="utf-8"))
-    node = {**manifest["nodes"], **manifest["sources"]}.get(unique_id, {})
+    node = manifest["nodes"].get(unique_id) or manifest["sources"].get(unique_id, {})
     return list(node.get("columns", {}).values())
 
 

@@ -167,14 +167,16 @@ def link_alone() -> None:
     """
     link_graph = Linker.link_graph
 
-    def link_alone(linker: Linker, manifest: Manifest) -> None:
+    def link(linker: Linker, manifest: Manifest) -> None:
         only, flags = current[0].only, get_flags()
         if only is None or len(only) > 1 or flags.SELECT or flags.EXCLUDE:
             return link_graph(linker, manifest)
-        for unique_id in only & {*manifest.nodes, *manifest.sources, *manifest.functions, *manifest.unit_tests}:
-            linker.add_node(unique_id)
+        parts = (manifest.nodes, manifest.sources, manifest.functions, manifest.unit_tests)
+        for unique_id in only:
+            if any(unique_id in part for part in parts):
+                linker.add_node(unique_id)
 
-    Linker.link_graph = link_alone
+    Linker.link_graph = link
 
 
 @patch(*CORE, without="a task whose node the project's default selector leaves out would run nothing", is_needed=True)

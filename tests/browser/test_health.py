@@ -17,14 +17,8 @@ from tests.e2e.conftest import end_of_runs, spoil_orders
 
 DAG_ID = "elt_pipeline"
 TEST = "staging.order_amount_equals_its_items"
-PATHS = [
-    "",
-    "tables/shop.orders",
-    "nodes",
-    "nodes/model.elt.stg_shop__orders",
-    "dbt",
-    f"failures?run_id=x&task_id={TEST}",
-]
+PAGES = ["", "tables/shop.orders", "nodes", "nodes/model.elt.stg_shop__orders"]
+PATHS = [*PAGES, "dbt", f"failures?run_id=x&task_id={TEST}"]
 SECRET = "no instant, but what nobody else shall read"
 
 Enter = Callable[..., Person]
@@ -125,6 +119,10 @@ def test_from_a_model_to_what_it_reads_its_tests_and_its_task(admin: Person, fai
     expect(health.get_by_role("heading", level=1)).to_have_text("shop.orders")
     health.get_by_role("link", name="its loads and watermark").click()
     expect(health.get_by_role("heading", name="Watermark")).to_be_visible()
+    admin.page.go_back()
+    admin.page.go_back()
+    health.get_by_role("link", name="its task, with log and compiled SQL").click()
+    expect(admin.page).to_have_url(admin.airflow.url + task_path(DAG_ID, failed, "staging.stg_shop__orders.run"))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -132,7 +130,7 @@ def test_from_a_model_to_what_it_reads_its_tests_and_its_task(admin: Person, fai
 def test_it_can_be_read_at_every_width(enter: Enter, width: int, scheme: str, failed: str) -> None:
     """Nothing is wider than the window, nothing is red in the console, axe finds nothing against WCAG 2.2 AA."""
     admin = enter("admin", width, color_scheme=scheme)
-    for path in (*PATHS[:4], f"failures?run_id={quote(failed)}&task_id={TEST}"):
+    for path in (*PAGES, f"failures?run_id={quote(failed)}&task_id={TEST}"):
         admin.page.goto(f"{admin.airflow.url}/pipeline-health/{path}")
         assert admin.page.evaluate("document.documentElement.scrollWidth") <= width, path
         found = Axe().run(admin.page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21aa", "wcag22aa"]})
